@@ -1,0 +1,64 @@
+"""Episode: one recorded rollout, the record that recorders, generators, stores and training exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What is told to a world beside the actions; every part may be absent.
+
+    Attributes:
+        tags: Names from an open vocabulary, as ``("night", "wet")``.
+        numbers: Named scalars, as ``{"road_red": 0.4}``; ranges are the source's, training standardises them.
+        text: A short description in words.
+    """
+
+    tags: tuple[str, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """T steps and T + 1 frames.
+
+    Attributes:
+        frames: ``(T + 1, H, W, 3)`` uint8.
+        actions: ``(T, A)`` float32 or int64, as ``worldsim.spaces.to_rows`` lays them out.
+        rewards: ``(T,)`` float32.
+        terminated: ``(T,)`` bool.
+        truncated: ``(T,)`` bool.
+        state: ``(T + 1, S)`` float32 in physical units, S may be 0.
+        seed: The seed the episode was reset with.
+        scenario: Name of the scenario, or of the source's recording setting.
+        policy: Name of the policy.
+        conditioning: What the world was told.
+        params: Whatever else describes how the episode was made; JSON types only.
+        status: ``ok``, ``rejected`` or ``failed``.
+        reason: Why it was rejected or failed; empty for ``ok``.
+    """
+
+    frames: NDArray[np.uint8]
+    actions: NDArray[Any]
+    rewards: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    state: NDArray[np.float32]
+    seed: int = 0
+    scenario: str = ""
+    policy: str = ""
+    conditioning: Conditioning = field(default_factory=Conditioning)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    status: str = "ok"
+    reason: str = ""
+
+    def __len__(self) -> int:
+        """Number of steps T."""
+        return len(self.actions)
