@@ -1,0 +1,1 @@
+"""Hydra configs: the groups from which every command's settings are put together."""
