@@ -1,0 +1,139 @@
+"""What is derived from a dataset's commits once it is complete: index, statistics, manifest and card. One process, repeatable."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from worldsim.datasets.layout import ACTION, FRAMES, REWARD, STATE, canonical_json, write_atomic
+from worldsim.datasets.reader import EpisodeReader, fingerprint, heldout, read_attributes, read_commits
+from worldsim.datasets.writer import write_error
+
+_SAMPLE = 64  # frames of an episode that pixel statistics are taken from, at most
+
+
+def finalize(path: Path | str) -> dict[str, Any]:
+    """Write ``index/``, ``MANIFEST.json`` and ``README.md`` from what is committed.
+
+    Returns:
+        The manifest without its files: counts, fingerprint, mean return.
+
+    Raises:
+        DatasetError: The dataset cannot be read or written.
+    """
+    root = Path(path)
+    records = read_commits(root)
+    good = [record for record in records if record["status"] == "ok"]
+    try:
+        _write_index(root, good)
+        write_atomic(root / "index" / "stats.json", canonical_json(_statistics(EpisodeReader(root))))
+        summary = _summary(root, records, good)
+        write_atomic(root / "README.md", _card(read_attributes(root), summary))
+        write_atomic(root / "MANIFEST.json", canonical_json({**summary, "files": _files(root)}))
+    except OSError as error:
+        raise write_error(root, error) from error
+    return summary
+
+
+def _summary(root: Path, records: Sequence[Mapping[str, Any]], good: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "name": read_attributes(root)["name"],
+        "fingerprint": fingerprint(good),
+        "episodes": len(good),
+        "frames": sum(int(record["frames"]) for record in good),
+        "steps": sum(int(record["length"]) for record in good),
+        "rejected": sum(record["status"] == "rejected" for record in records),
+        "failed": sum(record["status"] == "failed" for record in records),
+        "mean_return": float(np.mean([record["return"] for record in good])) if good else 0.0,
+        "finalized": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _write_index(root: Path, good: Sequence[Mapping[str, Any]]) -> None:
+    group = zarr.create_group(root / "index", overwrite=True, zarr_format=3)
+    scenarios = sorted({str(record["scenario"]) for record in good})
+    lengths = np.array([record["length"] for record in good], dtype=np.int32)
+    columns: dict[str, NDArray[Any]] = {
+        "episode_part": np.array([record["part"] for record in good], dtype=np.int32),
+        "episode_slot": np.array([record["slot"] for record in good], dtype=np.int32),
+        "length": lengths,
+        "episode_ends": np.cumsum(lengths, dtype=np.int64),
+        "scenario_id": np.array([scenarios.index(record["scenario"]) for record in good], dtype=np.int32),
+        "seed": np.array([record["seed"] for record in good], dtype=np.uint64),
+        "success": np.array([bool(record["params"].get("success", False)) for record in good], dtype=np.bool_),
+        "split": heldout(good).astype(np.uint8),
+    }
+    for name, values in columns.items():
+        array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=(max(len(values), 1),), config={"write_empty_chunks": True})
+        array[...] = values
+    texts = sorted({str(record["conditioning"]["text"]) for record in good})
+    write_atomic(root / "index" / "scenarios.json", canonical_json(scenarios))
+    write_atomic(root / "index" / "tasks.json", canonical_json(texts))
+    write_atomic(root / "index" / "conditioning.json", canonical_json([record["conditioning"] for record in good]))
+
+
+def _statistics(store: EpisodeReader) -> dict[str, Any]:
+    columns: dict[str, list[NDArray[Any]]] = {FRAMES: [], ACTION: [], REWARD: [], STATE: []}
+    for i in range(len(store)):
+        episode = store[i]
+        picked = episode.frames[:: -(-len(episode.frames) // _SAMPLE)]
+        columns[FRAMES].append(picked.reshape(len(picked), -1, 3).mean(axis=1) / 255)
+        columns[ACTION].append(episode.actions)
+        columns[REWARD].append(episode.rewards[:, None])
+        columns[STATE].append(episode.state)
+    return {name: _describe(np.concatenate(parts)) for name, parts in columns.items() if parts and parts[0].shape[1] and sum(map(len, parts))}
+
+
+def _describe(values: NDArray[Any]) -> dict[str, Any]:
+    values = values.astype(np.float64)
+    quantiles = np.quantile(values, [0.01, 0.99], axis=0)
+    columns = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0), "q01": quantiles[0], "q99": quantiles[1]}
+    return {"count": len(values), **{name: [round(float(x), 9) for x in column] for name, column in columns.items()}}
+
+
+def _files(root: Path) -> dict[str, Any]:
+    paths = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "MANIFEST.json" and not path.name.endswith((".tmp", ".partial")))
+    return {path.relative_to(root).as_posix(): {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in paths}
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _card(attributes: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    height, width = attributes["frame_size"]
+    lines = [
+        f"# {attributes['name']}",
+        "",
+        "Episodes in worldsim's dataset layout v1 (Zarr v3). `action[t]` takes `frame[t]` to `frame[t + 1]`.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| episodes | {summary['episodes']} ({summary['rejected']} rejected, {summary['failed']} failed) |",
+        f"| frames | {summary['frames']}, {width} x {height} pixels, {attributes['fps']:g} a second |",
+        f"| mean return | {summary['mean_return']:.2f} |",
+        f"| action space | `{canonical_json(attributes['action_space'])}` |",
+        f"| state | {', '.join(attributes['state_names']) or 'none'} |",
+        f"| source | `{canonical_json(attributes['source'])}` |",
+        f"| root seed | {attributes['root_seed']} |",
+        f"| fingerprint | `{summary['fingerprint']}` |",
+        f"| licence | {attributes['licence']} |",
+        "",
+        "```python",
+        "from worldsim.datasets.reader import EpisodeReader",
+        "",
+        'store = EpisodeReader("path/to/this/folder")',
+        "episode = store[0]  # frames (T + 1, H, W, 3) uint8, actions (T, A), rewards, terminated, truncated, state",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,176 @@
+"""Names, shapes and codecs of dataset layout v1: what is where on disk.
+
+A dataset is a folder that is also a Zarr v3 group::
+
+    zarr.json                 attributes: format, version, spaces, rates, source
+    plan.json                 the concrete episodes, sorted; fixes each episode's part and slot
+    parts/p00000/<array>      arrays with one slot an episode; an episode fills whole shards of its own
+    commits/p00000/000123.json  written last; a slot without its record does not exist
+    index/, MANIFEST.json, README.md   derived from the above, rebuildable
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = "worldsim-episodes"
+VERSION = "1.0"
+PART_SLOTS = 256
+CHUNK_FRAMES = 8
+FRAMES = "observation/images/main"
+STATE = "observation/state"
+ACTION = "action"
+REWARD = "reward"
+TERMINATED = "terminated"
+TRUNCATED = "truncated"
+
+
+class DatasetError(ValueError):
+    """A dataset cannot be written or read as asked; the message names the file and the way out."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is the same for all episodes of a dataset.
+
+    Attributes:
+        name: Name of the dataset.
+        frame_size: Height and width of a frame in pixels.
+        fps: Frames a second of simulated time.
+        action_space: The Gymnasium action space, as ``worldsim.spaces.space_to_json`` describes it.
+        action_size: Numbers A in one action row.
+        action_dtype: ``float32`` or ``int64``.
+        state_names: Names of the S state columns.
+        source: The simulator or world, ``{"id": ..., "kwargs": {...}}``.
+        licence: SPDX identifier or a sentence.
+        root_seed: Seed that all episode seeds come from.
+        generator: Versions of what wrote the data.
+    """
+
+    name: str
+    frame_size: tuple[int, int]
+    fps: float
+    action_space: Mapping[str, Any]
+    action_size: int
+    action_dtype: str
+    state_names: tuple[str, ...]
+    source: Mapping[str, Any]
+    licence: str
+    root_seed: int
+    generator: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a part: ``shape`` without the slot axis, chunk and shard lengths along time."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunk: int
+    shard: int | None
+
+
+def arrays_of(spec: DatasetSpec, horizon: int) -> list[ArraySpec]:
+    """Return the arrays of a part whose longest episode has ``horizon`` steps."""
+    height, width = spec.frame_size
+    padded = -(-(horizon + 1) // CHUNK_FRAMES) * CHUNK_FRAMES
+    arrays = [
+        ArraySpec(FRAMES, "uint8", (horizon + 1, height, width, 3), CHUNK_FRAMES, padded),
+        ArraySpec(ACTION, spec.action_dtype, (horizon, spec.action_size), horizon, None),
+        ArraySpec(REWARD, "float32", (horizon,), horizon, None),
+        ArraySpec(TERMINATED, "bool", (horizon,), horizon, None),
+        ArraySpec(TRUNCATED, "bool", (horizon,), horizon, None),
+    ]
+    if spec.state_names:
+        arrays.append(ArraySpec(STATE, "float32", (horizon + 1, len(spec.state_names)), padded, None))
+    return arrays
+
+
+def part_name(part: int) -> str:
+    """Return ``p00012`` for 12."""
+    return f"p{part:05d}"
+
+
+def commit_path(root: Path, part: int, slot: int) -> Path:
+    """Where the commit record of a slot lies."""
+    return root / "commits" / part_name(part) / f"{slot:06d}.json"
+
+
+def array_path(root: Path, part: int, name: str) -> Path:
+    """Folder of an array."""
+    return root / "parts" / part_name(part) / name
+
+
+def shard_path(root: Path, part: int, name: str, slot: int, dims: int) -> Path:
+    """File that holds all of one episode in an array of ``dims`` axes, the slot axis included."""
+    return array_path(root, part, name) / ".".join(["c", str(slot), *["0"] * (dims - 1)])
+
+
+def canonical_json(value: Any) -> str:
+    """Write JSON in the one way that equal values have: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_text(text: str) -> str:
+    """Return the hex sha256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_array(array: NDArray[Any]) -> str:
+    """Return the hex sha256 of an array's little-endian, C-ordered bytes."""
+    plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return hashlib.sha256(plain.view(np.uint8).data if plain.size else b"").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DatasetError: It is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} is missing: is the folder a complete worldsim dataset?") from error
+    except (ValueError, OSError) as error:
+        raise DatasetError(f"{path} cannot be read as JSON ({error}): restore it from a copy of the dataset") from error
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file that after any crash is either the old one, the new one, or absent."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Have the disk take a file's bytes now."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the disk take a folder's entries now; systems that cannot sync folders do so by themselves."""
+    if os.name == "posix":
+        sync_file(path)

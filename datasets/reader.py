@@ -1,0 +1,227 @@
+"""Read a dataset: only committed episodes, and only bytes that are what was committed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from worldsim.datasets.layout import (
+    ACTION,
+    FORMAT,
+    FRAMES,
+    REWARD,
+    STATE,
+    TERMINATED,
+    TRUNCATED,
+    VERSION,
+    DatasetError,
+    array_path,
+    canonical_json,
+    read_json,
+    sha256_array,
+    shard_path,
+)
+from worldsim.datasets.plan import conditioning_from_json
+from worldsim.episode import Episode
+from worldsim.spaces import space_from_json
+from worldsim.types import StoreInfo
+
+HELDOUT = 0.05
+SPLITS = ("train", "heldout")
+
+
+class EpisodeReader:
+    """The committed ``ok`` episodes of a dataset, in the plan's order; an ``EpisodeStore``.
+
+    Safe to pickle and to use in several processes.
+
+    Args:
+        path: Folder of the dataset.
+        check: Whether whole-episode reads are compared with the hashes in the commit record.
+
+    Raises:
+        ValueError: The folder is no dataset, or one of a newer major format version.
+    """
+
+    def __init__(self, path: Path | str, *, check: bool = True) -> None:
+        self.path = Path(path)
+        self.check = check
+        self.attributes = read_attributes(self.path)
+        self.records = [record for record in read_commits(self.path) if record["status"] == "ok"]
+        self._arrays: dict[tuple[int, str], Any] = {}
+        self.info = _info(self.attributes, fingerprint(self.records))
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Episode:
+        """Read episode ``index``.
+
+        Raises:
+            ValueError: The stored bytes are not what was committed (names episode and file).
+            IndexError: There is no such episode.
+        """
+        record = self.records[index]
+        steps = int(record["length"])
+        read = {name: self._read(record, name, 0, steps + (name in (FRAMES, STATE))) for name in record["sha256"]}
+        return Episode(
+            frames=read[FRAMES],
+            actions=read[ACTION],
+            rewards=read[REWARD],
+            terminated=read[TERMINATED],
+            truncated=read[TRUNCATED],
+            state=read[STATE] if STATE in read else np.zeros((steps + 1, 0), dtype=np.float32),
+            seed=int(record["seed"]),
+            scenario=record["scenario"],
+            policy=record["policy"],
+            conditioning=conditioning_from_json(record["conditioning"]),
+            params=record["params"],
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open arrays behind."""
+        return {**self.__dict__, "_arrays": {}}
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the steps T of every episode, ``(len(self),)``."""
+        return np.array([record["length"] for record in self.records], dtype=np.int64)
+
+    def split(self, name: str) -> list[int]:
+        """Return the episode indices of split ``train`` or ``heldout``.
+
+        Raises:
+            ValueError: There is no such split.
+        """
+        if name not in SPLITS:
+            raise ValueError(f"split {name!r} does not exist: the splits are {' and '.join(SPLITS)}")
+        held = heldout(self.records)
+        return [i for i in range(len(self)) if held[i] == (name == "heldout")]
+
+    def frames(self, index: int, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Read frames ``start`` to ``stop`` (exclusive; default: to the end) of episode ``index``, without the rest.
+
+        Returns:
+            ``(stop - start, H, W, 3)``.
+
+        Raises:
+            ValueError: The range is not inside the episode, or bytes are damaged or missing.
+        """
+        record = self.records[index]
+        count = int(record["frames"])
+        stop = count if stop is None else stop
+        if not 0 <= start <= stop <= count:
+            raise ValueError(f"frames {start}:{stop} are not inside episode {record['episode']}: it has frames 0:{count}")
+        return self._read(record, FRAMES, start, stop)
+
+    def _read(self, record: Mapping[str, Any], name: str, start: int, stop: int) -> NDArray[Any]:
+        part, slot = int(record["part"]), int(record["slot"])
+        if (part, name) not in self._arrays:
+            self._arrays[part, name] = open_array(self.path, part, name)
+        whole = start == 0 and stop == int(record["length"]) + (name in (FRAMES, STATE))
+        return read_slot(self.path, self._arrays[part, name], record, name, start, stop, check=self.check and whole)
+
+
+def open_store(path: Path | str) -> EpisodeReader:
+    """Open a dataset for reading; see ``EpisodeReader``."""
+    return EpisodeReader(path)
+
+
+def open_array(root: Path, part: int, name: str) -> Any:
+    """Open an array of a part for reading.
+
+    Raises:
+        DatasetError: Its metadata is missing or damaged.
+    """
+    try:
+        return zarr.open_array(array_path(root, part, name), mode="r", zarr_format=3)
+    except Exception as error:
+        raise DatasetError(f"{array_path(root, part, name) / 'zarr.json'} is missing or damaged: restore it from a copy of the dataset") from error
+
+
+def read_slot(root: Path, array: Any, record: Mapping[str, Any], name: str, start: int, stop: int, *, check: bool) -> NDArray[Any]:
+    """Read steps ``start`` to ``stop`` of one episode's slot.
+
+    Raises:
+        DatasetError: The shard is missing or damaged, or with ``check`` it is not what was committed.
+    """
+    file = shard_path(root, int(record["part"]), name, int(record["slot"]), array.ndim)
+    way_out = "restore it from a copy, or record the episode again by removing its commit record"
+    if stop > start and not file.exists():
+        raise DatasetError(f"episode {record['episode']}: {file} is missing; {way_out}")
+    try:
+        values = np.asarray(array[int(record["slot"]), start:stop])
+    except Exception as error:
+        raise DatasetError(f"episode {record['episode']}: {file} is damaged ({error}); {way_out}") from error
+    if check and sha256_array(values) != record["sha256"][name]:
+        raise DatasetError(f"episode {record['episode']}: {file} is not what was committed; {way_out}")
+    return values
+
+
+def read_attributes(root: Path) -> dict[str, Any]:
+    """Read what a dataset says of itself.
+
+    Raises:
+        DatasetError: The folder is no dataset of a version that can be read.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"dataset {root} does not exist: record one with 'worldsim collect out={root}'")
+    attributes = read_json(root / "zarr.json").get("attributes", {}).get("worldsim")
+    if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
+        raise DatasetError(f"{root} is no worldsim dataset: its zarr.json lacks the attribute worldsim.format = {FORMAT!r}")
+    if str(attributes.get("version")).split(".")[0] != VERSION.split(".")[0]:
+        raise DatasetError(f"{root} has format version {attributes.get('version')}, this release reads {VERSION.split('.')[0]}.x: update worldsim")
+    return attributes
+
+
+def read_commits(root: Path) -> list[dict[str, Any]]:
+    """Read all commit records, sorted by episode.
+
+    Raises:
+        DatasetError: A record is no valid JSON.
+    """
+    records: list[dict[str, Any]] = [read_json(path) for path in sorted((root / "commits").glob("p*/*.json"))]
+    return sorted(records, key=lambda record: int(record["episode"]))
+
+
+def fingerprint(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the sha256 over the content of the given records: equal for equal data, whatever its place or age."""
+    content = [[record["episode"], sorted(record["sha256"].items())] for record in records]
+    return hashlib.sha256(canonical_json(sorted(content, key=lambda item: item[0])).encode()).hexdigest()
+
+
+def heldout(records: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+    """Return which episodes are held out, ``(len(records),)``.
+
+    About one seed in twenty, at least one where there are two; equal seeds fall on the same side, and adding episodes moves none
+    across except in the smallest datasets.
+    """
+    seeds = [int(record["seed"]) for record in records]
+    keys = seeds if len(set(seeds)) > 1 else [int(record["episode"]) for record in records]
+    values = np.array([int(hashlib.sha256(str(key).encode()).hexdigest()[:12], 16) / 16**12 for key in keys])
+    held = np.asarray(values < HELDOUT, dtype=np.bool_)
+    if len(records) > 1 and not held.any():
+        held = values == values.min()
+    if len(records) > 1 and held.all():
+        held = values != values.max()
+    return held
+
+
+def _info(attributes: Mapping[str, Any], content: str) -> StoreInfo:
+    height, width = attributes["frame_size"]
+    return StoreInfo(
+        name=attributes["name"],
+        frame_size=(int(height), int(width)),
+        fps=float(attributes["fps"]),
+        action_space=space_from_json(attributes["action_space"]),
+        state_names=tuple(attributes["state_names"]),
+        source=attributes["source"],
+        fingerprint=content,
+        licence=attributes["licence"],
+    )

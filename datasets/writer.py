@@ -1,0 +1,274 @@
+"""Write a dataset: one call makes the empty one, then any number of processes write whole episodes and commit each last."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from gymnasium import Space
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from worldsim.datasets.layout import (
+    ACTION,
+    FORMAT,
+    FRAMES,
+    REWARD,
+    STATE,
+    TERMINATED,
+    TRUNCATED,
+    VERSION,
+    ArraySpec,
+    DatasetError,
+    DatasetSpec,
+    array_path,
+    arrays_of,
+    canonical_json,
+    commit_path,
+    part_name,
+    read_json,
+    sha256_array,
+    shard_path,
+    sync_file,
+    sync_folder,
+    write_atomic,
+)
+from worldsim.datasets.plan import Plan, conditioning_to_json, make_plan, plan_from_json
+from worldsim.episode import Episode
+from worldsim.rollout import EpisodeJob
+from worldsim.spaces import is_integer, row_size, space_to_json
+
+
+def make_spec(
+    *,
+    name: str,
+    frame_size: tuple[int, int],
+    fps: float,
+    action_space: Space[Any],
+    state_names: Sequence[str] = (),
+    source: Mapping[str, Any] | None = None,
+    licence: str = "unknown",
+    root_seed: int = 0,
+) -> DatasetSpec:
+    """Describe a dataset by its Gymnasium action space; see ``DatasetSpec`` for the fields."""
+    import worldsim
+
+    return DatasetSpec(
+        name=name,
+        frame_size=(int(frame_size[0]), int(frame_size[1])),
+        fps=float(fps),
+        action_space=space_to_json(action_space),
+        action_size=row_size(action_space),
+        action_dtype="int64" if is_integer(action_space) else "float32",
+        state_names=tuple(state_names),
+        source=dict(source or {}),
+        licence=licence,
+        root_seed=root_seed,
+        generator={"worldsim": worldsim.__version__, "zarr": zarr.__version__, "numpy": np.__version__},
+    )
+
+
+def create_dataset(path: Path | str, spec: DatasetSpec, plan: Plan) -> None:
+    """Make an empty dataset, or check that the one there is the same plan's, and add the parts it lacks.
+
+    Raises:
+        DatasetError: The folder holds something else, or cannot be written.
+    """
+    root = Path(path)
+    try:
+        if root.exists() and any(root.iterdir()):
+            _continue_dataset(root, spec, plan)
+            return
+        fresh = root.with_name(f".{root.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        zarr.create_group(fresh, zarr_format=3, attributes={"worldsim": _attributes(spec, plan)})
+        write_atomic(fresh / "plan.json", plan.text())
+        _create_parts(fresh, spec, plan, range(len(plan.parts)))
+        if root.exists():
+            root.rmdir()
+        fresh.rename(root)
+        sync_folder(root.parent)
+    except OSError as error:
+        raise write_error(root, error) from error
+
+
+def write_error(root: Path, error: OSError) -> DatasetError:
+    """Say in one sentence that a dataset cannot be written, why, and what to do."""
+    why = error.strerror or str(error)
+    return DatasetError(
+        f"cannot write to dataset {root}: {why}; free space or choose another 'out'. Committed episodes are kept, the same command goes on from there"
+    )
+
+
+class EpisodeWriter:
+    """Writes episodes into the slots that the plan gives them; one for each process.
+
+    Args:
+        path: A dataset that ``create_dataset`` made.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.root = Path(path)
+        self.plan = plan_from_json(read_json(self.root / "plan.json"))
+        self._arrays: dict[tuple[int, str], Any] = {}
+
+    def is_committed(self, episode: int) -> bool:
+        """Whether the episode is there already."""
+        return commit_path(self.root, *self.plan.place(episode)).exists()
+
+    def write(self, job: EpisodeJob, episode: Episode, *, seconds: float = 0.0) -> dict[str, Any]:
+        """Write all of an episode, then commit it.
+
+        Args:
+            job: The plan's entry that the episode was recorded for.
+            episode: At most ``job.horizon`` steps.
+            seconds: How long it took to make.
+
+        Returns:
+            The commit record.
+
+        Raises:
+            DatasetError: The disk refuses.
+        """
+        try:
+            return self._write(job, episode, seconds)
+        except OSError as error:
+            raise write_error(self.root, error) from error
+
+    def _write(self, job: EpisodeJob, episode: Episode, seconds: float) -> dict[str, Any]:
+        part, slot = self.plan.place(job.id)
+        hashes, folders = {}, set()
+        for name, values in episode_arrays(episode).items():
+            array = self._array(part, name)
+            file = shard_path(self.root, part, name, slot, array.ndim)
+            file.unlink(missing_ok=True)
+            array[slot, : len(values)] = values
+            if len(values):
+                sync_file(file)
+            folders.add(file.parent)
+            hashes[name] = sha256_array(values.astype(array.dtype, copy=False))
+        for folder in sorted(folders):
+            sync_folder(folder)
+        record = _record(job, episode, part, slot, hashes, seconds)
+        write_atomic(commit_path(self.root, part, slot), canonical_json(record))
+        return record
+
+    def _array(self, part: int, name: str) -> Any:
+        if (part, name) not in self._arrays:
+            array = zarr.open_array(array_path(self.root, part, name), mode="r+", zarr_format=3)
+            # An all-zero chunk must be a file: a missing file is the sign of lost data.
+            self._arrays[part, name] = array.with_config({"write_empty_chunks": True, "order": "C"})
+        return self._arrays[part, name]
+
+
+def write_dataset(path: Path | str, episodes: Sequence[Episode], **description: Any) -> None:
+    """Write ready episodes as a dataset, in one go.
+
+    Args:
+        path: Folder to make.
+        episodes: At least one.
+        description: The keywords of ``make_spec`` except ``frame_size``.
+
+    Raises:
+        DatasetError: The folder holds something else, or cannot be written.
+    """
+    from worldsim.datasets.finalize import finalize
+
+    jobs = [EpisodeJob(i, e.seed, max(len(e), 1), e.scenario, e.policy, params=e.params) for i, e in enumerate(episodes)]
+    height, width = episodes[0].frames.shape[1:3]
+    create_dataset(path, make_spec(frame_size=(height, width), **description), make_plan(jobs))
+    writer = EpisodeWriter(path)
+    for job, episode in zip(jobs, episodes, strict=True):
+        writer.write(job, episode)
+    finalize(path)
+
+
+def episode_arrays(episode: Episode) -> dict[str, NDArray[Any]]:
+    """Return an episode's arrays by their names on disk."""
+    arrays: dict[str, NDArray[Any]] = {
+        FRAMES: episode.frames,
+        ACTION: episode.actions,
+        REWARD: episode.rewards,
+        TERMINATED: episode.terminated,
+        TRUNCATED: episode.truncated,
+    }
+    return {**arrays, STATE: episode.state} if episode.state.shape[1] else arrays
+
+
+def _record(job: EpisodeJob, episode: Episode, part: int, slot: int, hashes: Mapping[str, str], seconds: float) -> dict[str, Any]:
+    return {
+        "episode": job.id,
+        "part": part,
+        "slot": slot,
+        "length": len(episode),
+        "frames": len(episode.frames),
+        "status": episode.status,
+        "reason": episode.reason,
+        "seed": episode.seed,
+        "scenario": episode.scenario,
+        "policy": episode.policy,
+        "return": float(episode.rewards[np.isfinite(episode.rewards)].sum()),
+        "conditioning": conditioning_to_json(episode.conditioning),
+        "params": dict(episode.params),
+        "sha256": dict(hashes),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds)),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _attributes(spec: DatasetSpec, plan: Plan) -> dict[str, Any]:
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {**_identity(spec), "format": FORMAT, "version": VERSION, "plan_sha256": plan.sha256(), "created": created}
+
+
+def _identity(spec: DatasetSpec) -> dict[str, Any]:
+    fields = asdict(spec)
+    return {**fields, "frame_size": list(spec.frame_size), "state_names": list(spec.state_names)}
+
+
+def _continue_dataset(root: Path, spec: DatasetSpec, plan: Plan) -> None:
+    way_out = "choose another 'out', or remove that folder"
+    if not (root / "plan.json").exists():
+        raise DatasetError(f"{root} exists and is no worldsim dataset: {way_out}")
+    there = plan_from_json(read_json(root / "plan.json"))
+    group = zarr.open_group(root, mode="r+", zarr_format=3)
+    old = dict(group.attrs.asdict()["worldsim"])  # type: ignore[arg-type]
+    changed = [key for key, value in _identity(spec).items() if key != "generator" and canonical_json(old.get(key)) != canonical_json(value)]
+    common = min(len(there.jobs), len(plan.jobs))
+    if changed or there.cut(common).text() != plan.cut(common).text():
+        raise DatasetError(f"{root} holds a dataset of another plan (different: {', '.join(changed) or 'episodes'}): {way_out}")
+    if len(plan.jobs) > len(there.jobs):
+        _create_parts(root, spec, plan, range(len(there.parts), len(plan.parts)))
+        write_atomic(root / "plan.json", plan.text())
+        group.attrs["worldsim"] = {**old, "plan_sha256": plan.sha256()}
+
+
+def _create_parts(root: Path, spec: DatasetSpec, plan: Plan, numbers: Sequence[int]) -> None:
+    for number in numbers:
+        part = plan.parts[number]
+        group = zarr.create_group(root / "parts" / part_name(number), overwrite=True, zarr_format=3)
+        (root / "commits" / part_name(number)).mkdir(parents=True, exist_ok=True)
+        for array in arrays_of(spec, part.horizon):
+            _create_array(group, array, part.count)
+
+
+def _create_array(group: zarr.Group, spec: ArraySpec, slots: int) -> None:
+    rest = spec.shape[1:]
+    group.create_array(
+        spec.name,
+        shape=(slots, *spec.shape),
+        dtype=spec.dtype,
+        chunks=(1, spec.chunk, *rest),
+        shards=None if spec.shard is None else (1, spec.shard, *rest),
+        compressors=(ZstdCodec(level=1), Crc32cCodec()),
+        chunk_key_encoding={"name": "default", "separator": "."},
+        fill_value=0,
+        dimension_names=("episode", "time", *(f"axis{i}" for i in range(len(rest)))),
+    )

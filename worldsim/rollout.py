@@ -1,0 +1,262 @@
+"""One loop that records any Gymnasium vector environment: a real simulator or a learned world.
+
+A group of episodes runs as one fixed batch: a row that has ended is reset and its further data ignored, so what a row sees
+never depends on when its neighbours end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array, iterate
+from numpy.typing import NDArray
+
+from worldsim.episode import Conditioning, Episode
+from worldsim.spaces import to_row
+from worldsim.types import Actions, Frames, Observation, Policy
+
+
+@dataclass(frozen=True)
+class EpisodeJob:
+    """One episode to record, fixed before it runs.
+
+    Attributes:
+        id: Its place in the plan, from 0.
+        seed: Seed of the environment's reset and of the policy's randomness, at least 0.
+        horizon: Most steps; an episode that reaches it is truncated there.
+        scenario: Name of the scenario it belongs to.
+        policy: Name of its policy, for the record.
+        options: Reset options of the environment, JSON types only.
+        conditioning: What the environment is told, recorded where the environment reports none itself.
+        params: Whatever else describes the episode, JSON types only.
+    """
+
+    id: int
+    seed: int
+    horizon: int
+    scenario: str = ""
+    policy: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    conditioning: Conditioning = field(default_factory=Conditioning)
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RowPolicies:
+    """Several policies as one: each acts on its own rows of the batch.
+
+    Args:
+        parts: Pairs of row indices ``(n,)`` and the policy that drives them; together they cover rows 0..B-1 once.
+        action_space: Space of one action.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Sequence[int], Policy]], action_space: Space[Any]) -> None:
+        self.parts = [(np.asarray(rows, dtype=np.int64), policy) for rows, policy in parts]
+        self.action_space = action_space
+
+    def act(self, observation: Observation) -> Actions:
+        """Return one action a row, laid out as ``batch_space(action_space, B)``."""
+        size = len(observation.frames)
+        actions: list[Any] = [None] * size
+        for rows, policy in self.parts:
+            for row, action in zip(rows, iterate_actions(self.action_space, policy.act(_select(observation, rows))), strict=True):
+                actions[row] = action
+        return stack_actions(self.action_space, actions)
+
+
+def iterate_actions(action_space: Space[Any], actions: Actions) -> list[Any]:
+    """Take a batch of actions apart into single ones."""
+    from gymnasium.vector.utils import batch_space
+
+    size = len(next(iter(actions.values())) if isinstance(actions, Mapping) else actions)
+    return list(iterate(batch_space(action_space, size), actions))
+
+
+def stack_actions(action_space: Space[Any], actions: Sequence[Any]) -> Actions:
+    """Lay single actions out as ``batch_space(action_space, B)``."""
+    stacked: Actions = concatenate(action_space, actions, create_empty_array(action_space, n=len(actions)))
+    return stacked
+
+
+def rollout(
+    env: VectorEnv[Any, Any, Any],
+    policy: Policy,
+    jobs: Sequence[EpisodeJob],
+    *,
+    state_names: Sequence[str] = (),
+    on_step: Callable[[int], None] | None = None,
+) -> list[Episode]:
+    """Record one group of episodes as one batch.
+
+    ``frames[t + 1]`` is what ``actions[t]`` led to. With fewer jobs than rows, the last job fills the batch and is recorded once.
+
+    Args:
+        env: B rows whose observation is the frame, ``(B, H, W, 3)`` uint8, with autoreset disabled.
+        policy: Drives all rows; ``RowPolicies`` combines several.
+        jobs: 1 to B episodes.
+        state_names: Names of the labelled state to record from ``infos["state"]``.
+        on_step: Called after every step with the number of frames recorded by it.
+
+    Returns:
+        One episode a job, in order.
+
+    Raises:
+        ValueError: There are no jobs or too many, a job's options do not fit the environment, or observations are no frames.
+    """
+    if not 1 <= len(jobs) <= env.num_envs:
+        raise ValueError(f"{len(jobs)} jobs do not fit an environment of {env.num_envs} rows: give 1 to {env.num_envs}")
+    rows = [*jobs, *[jobs[-1]] * (env.num_envs - len(jobs))]
+    seeds = [job.seed for job in rows]
+    frames, infos = env.reset(seed=list(seeds), options=_reset_options(env, rows))
+    tapes = [_Tape(job, frames[b], _state(infos, b, state_names), row_info(infos, b)) for b, job in enumerate(rows)]
+    first = np.ones(env.num_envs, dtype=np.bool_)
+    state = _state_arrays(infos, state_names, env.num_envs)
+    while any(tape.live for tape in tapes[: len(jobs)]):
+        actions = policy.act(Observation(_checked(frames), state, first, np.asarray(seeds, dtype=np.int64)))
+        frames, rewards, terminated, truncated, infos = env.step(actions)
+        recorded = 0
+        for b, action in enumerate(iterate_actions(env.single_action_space, actions)):
+            if tapes[b].live:
+                recorded += b < len(jobs)
+                row = to_row(env.single_action_space, action)
+                tapes[b].add(row, frames[b], rewards[b], terminated[b], truncated[b], _state(infos, b, state_names), row_info(infos, b))
+        state = _state_arrays(infos, state_names, env.num_envs)
+        first = np.asarray(terminated | truncated, dtype=np.bool_)
+        if first.any() and any(tape.live for tape in tapes[: len(jobs)]):
+            frames, infos = env.reset(seed=list(seeds), options=_reset_options(env, rows, first))
+            fresh = _state_arrays(infos, state_names, env.num_envs)
+            state = {name: np.where(first, fresh[name], state[name]) for name in state_names}
+        if on_step is not None:
+            on_step(recorded)
+    return [tape.episode() for tape in tapes[: len(jobs)]]
+
+
+def row_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """Take one row's info out of a vector environment's, following its ``_name`` masks."""
+    out: dict[str, Any] = {}
+    for name, value in infos.items():
+        mask = infos.get(f"_{name}")
+        if (name.startswith("_") and name[1:] in infos) or (mask is not None and not mask[row]):
+            continue
+        if isinstance(value, Mapping):
+            out[name] = row_info(value, row)
+        elif isinstance(value, np.ndarray | list | tuple):
+            out[name] = value[row]
+        else:
+            out[name] = value
+    return out
+
+
+class _Tape:
+    """What one row has recorded so far."""
+
+    def __init__(self, job: EpisodeJob, frame: Frames, state: NDArray[np.float32], info: Mapping[str, Any]) -> None:
+        self.job = job
+        self.frames = [np.array(frame)]
+        self.states = [state]
+        self.actions: list[NDArray[Any]] = []
+        self.rewards: list[float] = []
+        self.terminated: list[bool] = []
+        self.truncated: list[bool] = []
+        self.conditioning = _conditioning(info.get("conditioning"), job.conditioning)
+        self.status, self.reason, self.live = "ok", "", True
+        self._check(state, "state")
+
+    def add(
+        self,
+        action: NDArray[Any],
+        frame: Frames,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        state: NDArray[np.float32],
+        info: Mapping[str, Any],
+    ) -> None:
+        self.actions.append(action)
+        self.frames.append(np.array(frame))
+        self.states.append(state)
+        self.rewards.append(float(reward))
+        self.terminated.append(bool(terminated))
+        reached = len(self.actions) >= self.job.horizon and not terminated
+        self.truncated.append(bool(truncated) or reached)
+        if info.get("truncation_reason"):
+            self.status, self.reason = "rejected", str(info["truncation_reason"])
+        self._check(np.asarray(reward), "reward")
+        self._check(state, "state")
+        self.live = self.live and not (self.terminated[-1] or self.truncated[-1])
+
+    def _check(self, values: NDArray[Any], what: str) -> None:
+        if not np.isfinite(values).all():
+            self.status, self.reason, self.live = "failed", f"{what} is not finite at step {len(self.actions)}", False
+
+    def episode(self) -> Episode:
+        width = len(self.actions[0]) if self.actions else 0
+        return Episode(
+            frames=np.stack(self.frames),
+            actions=np.stack(self.actions) if self.actions else np.zeros((0, width), dtype=np.float32),
+            rewards=np.asarray(self.rewards, dtype=np.float32),
+            terminated=np.asarray(self.terminated, dtype=np.bool_),
+            truncated=np.asarray(self.truncated, dtype=np.bool_),
+            state=np.stack(self.states),
+            seed=self.job.seed,
+            scenario=self.job.scenario,
+            policy=self.job.policy,
+            conditioning=self.conditioning,
+            params=self.job.params,
+            status=self.status,
+            reason=self.reason,
+        )
+
+
+def _select(observation: Observation, rows: NDArray[np.int64]) -> Observation:
+    return replace(
+        observation,
+        frames=observation.frames[rows],
+        state={name: values[rows] for name, values in observation.state.items()},
+        first=observation.first[rows],
+        seeds=observation.seeds[rows],
+    )
+
+
+def _reset_options(env: VectorEnv[Any, Any, Any], rows: Sequence[EpisodeJob], mask: NDArray[np.bool_] | None = None) -> dict[str, Any] | None:
+    options: dict[str, Any] = {}
+    if any(job.options for job in rows):
+        if not isinstance(env.unwrapped, SyncVectorEnv):
+            options["rows"] = [dict(job.options) for job in rows]
+        elif any(job.options != rows[0].options for job in rows):
+            raise ValueError("episodes of one group have different reset options, which this environment cannot take: record them in groups of 1")
+        else:
+            options.update(rows[0].options)
+    if mask is not None:
+        options["reset_mask"] = mask
+    return options or None
+
+
+def _checked(frames: Any) -> Frames:
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        what = f"{frames.dtype} of shape {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
+        raise ValueError(f"observations are {what}, not frames (B, H, W, 3) uint8: record the environment through worldsim/Gym-v0")
+    return frames
+
+
+def _state_arrays(infos: Mapping[str, Any], names: Sequence[str], size: int) -> dict[str, NDArray[np.float32]]:
+    state = infos.get("state", {})
+    missing = np.full(size, math.nan, dtype=np.float32)
+    return {name: np.asarray(state.get(name, missing), dtype=np.float32) for name in names}
+
+
+def _state(infos: Mapping[str, Any], row: int, names: Sequence[str]) -> NDArray[np.float32]:
+    state = infos.get("state", {})
+    return np.array([state[name][row] if name in state else math.nan for name in names], dtype=np.float32)
+
+
+def _conditioning(info: Mapping[str, Any] | None, told: Conditioning) -> Conditioning:
+    if not info:
+        return told
+    numbers = {str(name): float(value) for name, value in dict(info.get("numbers", {})).items()}
+    return Conditioning(tuple(str(tag) for tag in info.get("tags", ())), numbers, str(info.get("text", "")))
