@@ -1,0 +1,1 @@
+"""Gymnasium environments: the learned world, and the real simulators that worlds are learned from."""
