@@ -119,9 +119,10 @@ class EpisodeWriter:
         self.plan = plan_from_json(read_json(self.root / "plan.json"))
         self._arrays: dict[tuple[int, str], Any] = {}
 
-    def is_committed(self, episode: int) -> bool:
-        """Whether the episode is there already."""
-        return commit_path(self.root, *self.plan.place(episode)).exists()
+    def is_done(self, episode: int) -> bool:
+        """Whether the episode is committed already; one that failed is not done, it may be tried again."""
+        path = commit_path(self.root, *self.plan.place(episode))
+        return path.exists() and read_json(path)["status"] != "failed"
 
     def write(self, job: EpisodeJob, episode: Episode, *, seconds: float = 0.0) -> dict[str, Any]:
         """Write all of an episode, then commit it.

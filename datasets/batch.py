@@ -1,0 +1,133 @@
+"""The batch engine: run a plan's missing groups on worker processes, and show how it goes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import Space
+
+from worldsim.datasets.layout import DatasetError, DatasetSpec
+from worldsim.datasets.plan import Plan
+from worldsim.datasets.progress import Meter
+from worldsim.datasets.work import Recipe, Recorded, Worker, make_env, run_in_process, start_process
+from worldsim.datasets.writer import EpisodeWriter, create_dataset
+from worldsim.rollout import EpisodeJob, row_info
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What an environment says of itself on its first reset.
+
+    Attributes:
+        frame_size: Height and width in pixels.
+        fps: Frames a second of simulated time.
+        action_space: Space of one action.
+        state_names: Names of its labelled state.
+    """
+
+    frame_size: tuple[int, int]
+    fps: float
+    action_space: Space[Any]
+    state_names: tuple[str, ...]
+
+
+def probe(recipe: Recipe, *, seed: int, options: dict[str, Any] | None = None) -> Probe:
+    """Make and reset an environment once to see what it gives.
+
+    Raises:
+        ValueError: It cannot be made, or its observations are no frames.
+    """
+    env = make_env(replace(recipe, rows=1))
+    try:
+        frames, infos = env.reset(seed=[seed], options=options)
+        if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+            raise DatasetError(
+                f"environment {recipe.env!r} observes {env.single_observation_space}, not frames (H, W, 3) uint8: record it by 'source=gym source.id=...'"
+            )
+        fps = env.metadata.get("render_fps") or 30.0
+        names = tuple(row_info(infos, 0).get("state", {}))
+        return Probe((frames.shape[1], frames.shape[2]), float(fps), env.single_action_space, names)
+    except gym.error.Error as error:
+        raise DatasetError(f"environment {recipe.env!r} cannot be reset: {error}") from error
+    finally:
+        env.close()
+
+
+def run_plan(path: Path | str, spec: DatasetSpec, plan: Plan, recipe: Recipe, *, workers: int = 1, meter: Meter | None = None) -> None:
+    """Record what the dataset lacks of a plan.
+
+    Args:
+        path: Folder of the dataset, made if it is not there.
+        spec: What the dataset says of itself.
+        plan: All its episodes; those committed already are left alone.
+        recipe: How groups are made.
+        workers: Processes; 1 runs in this one.
+        meter: Shows progress.
+
+    Raises:
+        DatasetError: The folder holds another plan, a group failed, a worker died, or the disk refuses. Commits are kept.
+    """
+    meter = meter or Meter(quiet=True)
+    create_dataset(path, spec, plan)
+    writer = EpisodeWriter(path)
+    groups = [jobs for jobs in plan.groups() if not all(writer.is_done(job.id) for job in jobs)]
+    missing = sum(len(jobs) for jobs in groups)
+    meter.start(frames=sum(job.horizon + 1 for jobs in groups for job in jobs), episodes=missing, there=len(plan.jobs) - missing)
+    runner = _run_here if min(workers, len(groups)) <= 1 else _run_processes
+    with meter:
+        for jobs, recorded in runner(str(path), recipe, groups, workers, meter.step):
+            meter.finish(jobs, recorded)
+
+
+_Results = Iterator[tuple[Sequence[EpisodeJob], list[Recorded]]]
+
+
+def _run_here(path: str, recipe: Recipe, groups: Sequence[Sequence[EpisodeJob]], workers: int, on_step: Callable[[int], None]) -> _Results:
+    del workers
+    if not groups:
+        return
+    worker = Worker(path, recipe, on_step)
+    try:
+        for jobs in groups:
+            yield jobs, worker.run(jobs)
+    finally:
+        worker.close()
+
+
+def _run_processes(path: str, recipe: Recipe, groups: Sequence[Sequence[EpisodeJob]], workers: int, on_step: Callable[[int], None]) -> _Results:
+    context = multiprocessing.get_context("spawn")
+    queue: Any = context.Queue()
+    pool = ProcessPoolExecutor(min(workers, len(groups)), context, start_process, (path, recipe, queue))
+    try:
+        waiting: dict[Future[list[Recorded]], Sequence[EpisodeJob]] = {pool.submit(run_in_process, jobs): jobs for jobs in groups}
+        while waiting:
+            done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            on_step(_drain(queue))
+            for future in done:
+                yield waiting.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise DatasetError(
+            f"a worker process died (killed, or out of memory?) while recording {path}: committed episodes are kept; "
+            "run the same command again, with fewer 'workers' if memory is short"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+        queue.close()
+
+
+def _drain(queue: Any) -> int:
+    total = 0
+    while True:
+        try:
+            total += queue.get_nowait()
+        except Empty:
+            return total
