@@ -1,194 +1,308 @@
-"""Settings: shipped YAML, a user's YAML and overrides put together, checked, and made into objects from an allow-list."""
+"""Settings: shipped YAML, a user's YAML and overrides put together and checked, with messages that name key, place and way out."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
-from importlib import import_module
-from types import ModuleType
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-TRUST_VARIABLE = "WORLDSIM_TRUST"
-"""Environment variable: packages, separated by commas, that a ``_target_`` may also name."""
+from worldsim.targets import ConfigError, check_name, instantiate_allowed, keyword_names, locate, resolved, suggest, targets
 
-ALLOWED_NAMES = frozenset(
-    {
-        "diffusers.AutoencoderDC",
-        "diffusers.AutoencoderKL",
-        "diffusers.AutoencoderKLWan",
-        "diffusers.AutoencoderTiny",
-        "diffusers.DDIMScheduler",
-        "diffusers.DPMSolverMultistepScheduler",
-        "diffusers.EulerDiscreteScheduler",
-        "diffusers.FlowMatchEulerDiscreteScheduler",
-        "diffusers.FlowMatchHeunDiscreteScheduler",
-        "diffusers.HeunDiscreteScheduler",
-        "diffusers.UniPCMultistepScheduler",
-        "torch.optim.Adam",
-        "torch.optim.AdamW",
-        "torch.optim.SGD",
-    }
-)
-"""Classes of other libraries that a ``_target_`` may name."""
+__all__ = ["ConfigError", "compose", "instantiate_allowed", "load_user_yaml", "suggest"]
+
+MAX_YAML_BYTES = 1 << 20
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a group"}
+_RESOLVER = re.compile(r"\$\{[^}]*:")
+
+Lines = dict[tuple[str, ...], int]
 
 
-class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type, or not allowed; the message names it and the way out."""
+@dataclass(frozen=True)
+class Edit:
+    """One value that a user sets: ``path`` in the settings, and ``value``; ``source`` and ``lines`` tell where it is written."""
+
+    path: tuple[str, ...]
+    value: Any
+    source: str = "command line"
+    lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The path as people write it."""
+        return ".".join(self.path)
+
+    @property
+    def place(self) -> str:
+        """File and line, or the command line."""
+        known = (self.lines[self.path[:n]] for n in range(len(self.path), 0, -1) if self.path[:n] in self.lines)
+        line = next(known, None)
+        return self.source if line is None else f"{self.source}:{line}"
+
+    def at(self, *below: str, value: Any = None) -> Edit:
+        """Return the edit of a key further down."""
+        return replace(self, path=(*self.path, *below), value=value)
 
 
-def suggest(name: str, options: Iterable[str]) -> str:
-    """Return a half sentence: what ``name`` was probably meant to be, and all ``options``."""
-    known = sorted(map(str, options))
-    close = difflib.get_close_matches(name, known, n=1)
-    return (f"did you mean {close[0]!r}? " if close else "") + f"Allowed: {', '.join(known) or 'nothing'}"
-
-
-# ---------------------------------------------------------------- objects from settings
-
-
-def instantiate_allowed(cfg: DictConfig | Mapping[str, Any], **extra: Any) -> Any:
-    """Build the object that ``cfg`` describes: ``_target_`` is called with the other keys, nested ones first.
-
-    Interpolations are resolved before anything is checked, and everything is checked before anything is built.
-    ``_partial_: true`` gives a ``functools.partial``. No other underscore key is accepted.
+def compose(name: str, overrides: Sequence[str] = (), file: str | Path | None = None, *, allow_missing: bool = False) -> DictConfig:
+    """Put the settings of command ``name`` together: shipped YAML, then the user's ``file``, then ``overrides``.
 
     Args:
-        cfg: A mapping with ``_target_``: a class or function defined in ``worldsim``, in a package named by the
-            environment variable ``WORLDSIM_TRUST``, or one of ``ALLOWED_NAMES``.
-        **extra: Further keywords of the outermost call, passed as they are; they win over ``cfg``'s.
+        name: A primary config in ``worldsim.configs``, as ``collect``.
+        overrides: Hydra overrides, as ``source=gym`` (an option of a group) and ``source.id=CartPole-v1`` (a value).
+        file: A YAML file with the same keys; ``source: gym`` chooses an option and ``source.id: CartPole-v1`` sets a value.
+        allow_missing: Whether values that the user has to give (``???``) may still be absent.
+
+    Returns:
+        The settings; interpolations are not resolved yet.
 
     Raises:
-        ConfigError: A ``_target_`` is not allowed, does not exist, or does not take one of the keywords.
+        ConfigError: A key is unknown, a value of the wrong type, an option unknown, a ``_target_`` not allowed, or the file is no YAML.
     """
-    where = cfg._get_full_key(None) if isinstance(cfg, DictConfig) else ""
-    node = resolved(cfg)
-    if not isinstance(node, dict) or "_target_" not in node:
-        raise ConfigError(f"settings {where or '(top level)'} have no '_target_': name the class to build, as '_target_: worldsim.policies.random.RandomPolicy'")
-    for key, target in targets(node, where):
-        _locate(target, key)
-    return _build({**node, **extra}, where, skip=frozenset(extra))
+    edits = [*_file_edits(file), *map(_override_edit, overrides)]
+    with initialize_config_module("worldsim.configs", version_base="1.3"):
+        base, rest = _choose(name, edits)
+    for edit in rest:
+        _apply(base, edit)
+    config = OmegaConf.create(base)
+    missing = list(_missing(base))
+    if missing and not allow_missing:
+        raise ConfigError(f"no value for {', '.join(missing)}: add {' '.join(f'{key}=...' for key in missing)}")
+    if not missing:
+        _check_targets(config, rest)
+    OmegaConf.set_struct(config, True)
+    return config
 
 
-def resolved(cfg: DictConfig | Mapping[str, Any]) -> Any:
-    """Return plain containers with every interpolation replaced by its value."""
+# ---------------------------------------------------------------- options of groups
+
+
+def group_options(name: str) -> dict[str, list[str]]:
+    """Return the groups that the settings of command ``name`` draw on, and the options of each."""
+    with initialize_config_module("worldsim.configs", version_base="1.3"):
+        groups = _compose(name, []).hydra.runtime.choices
+        loader = _loader()
+        return {group: loader.get_group_options(group.partition("@")[0]) for group in groups if not group.startswith("hydra/")}
+
+
+def _loader() -> ConfigLoader:
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None, "Hydra is initialised by the caller"
+    return hydra.config_loader
+
+
+def _choose(name: str, edits: Sequence[Edit]) -> tuple[dict[str, Any], list[Edit]]:
+    """Compose with the options that ``edits`` choose; return plain settings and the edits that set values."""
+    chosen: list[Edit] = []
+    while True:
+        config = _compose(name, [f"{edit.key}={edit.value}" for edit in chosen])
+        groups = config.hydra.runtime.choices
+        more = [edit for edit in edits if edit not in chosen and edit.key in groups and isinstance(edit.value, str)]
+        if not more:
+            break
+        for edit in more:
+            _check_option(_loader(), edit)
+        keys = {edit.key for edit in more}
+        chosen = [edit for edit in chosen if edit.key not in keys] + list({edit.key: edit for edit in more}.values())
+        edits = [edit for edit in edits if edit in chosen or edit not in more]
+    base = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(base, dict), "a primary config is a mapping"
+    del base["hydra"]
+    return {str(key): value for key, value in base.items()}, [edit for edit in edits if edit not in chosen]
+
+
+def _compose(name: str, overrides: list[str]) -> DictConfig:
     try:
-        config = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"settings cannot be resolved: {_first_line(error)}") from error
+        return hydra_compose(name, overrides, return_hydra_config=True)
+    except MissingConfigException as error:
+        raise ConfigError(f"there are no settings for {name!r}: {str(error).splitlines()[0]}") from error
 
 
-def targets(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ``(key path, value)`` of every ``_target_`` in plain containers."""
+def _check_option(loader: ConfigLoader, edit: Edit) -> None:
+    options = loader.get_group_options(edit.key.partition("@")[0])
+    if edit.value not in options:
+        raise ConfigError(f"{edit.place}: {edit.key} has no option {edit.value!r}: {suggest(edit.value, options)}")
+
+
+# ---------------------------------------------------------------- values
+
+
+def _apply(base: dict[str, Any], edit: Edit) -> None:
+    """Set one value in plain settings ``base``, or raise ConfigError."""
+    if isinstance(edit.value, Mapping) and not _replaces(base, edit):
+        for key, value in edit.value.items():
+            _apply(base, edit.at(*str(key).split("."), value=value))
+        return
+    node: Any = base
+    for depth, part in enumerate(edit.path[:-1]):
+        _check_key(node, part, edit, depth)
+        node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+    last = edit.path[-1]
+    _check_key(node, last, edit, len(edit.path) - 1)
+    if isinstance(node, list):
+        node[int(last)] = edit.value
+    else:
+        node[last] = _typed(node.get(last), edit)
+
+
+def _replaces(base: Any, edit: Edit) -> bool:
+    """Whether a mapping takes the old value's place: there is none to merge with, or it builds something else."""
+    node = base
+    for part in edit.path:
+        node = node.get(part) if isinstance(node, dict) else None
+    return not isinstance(node, dict) or edit.value.get("_target_", node.get("_target_")) != node.get("_target_")
+
+
+def _check_key(node: Any, part: str, edit: Edit, depth: int) -> None:
+    """Refuse a key that ``node`` lacks, unless it is open: empty, or a ``_target_`` that takes the keyword."""
+    parent = ".".join(edit.path[:depth])
+    if isinstance(node, list):
+        if not part.isdigit() or int(part) >= len(node):
+            raise ConfigError(f"{edit.place}: {parent} is a list of {len(node)}: {part!r} is none of its positions")
+        return
+    if not isinstance(node, dict):
+        raise ConfigError(f"{edit.place}: {parent} is {node!r}: it has no key {part!r}")
+    if part in node or (not node and depth):
+        return
+    known = {str(key): False for key in node}
+    if "_target_" in node:
+        takes = keyword_names(locate(node["_target_"], f"{parent}._target_"))
+        if takes is None or part in takes:
+            return
+        known |= takes
+    raise ConfigError(f"{edit.place}: unknown key {'.'.join(edit.path[: depth + 1])!r}: {suggest(part, known)}")
+
+
+def _typed(default: Any, edit: Edit) -> Any:
+    """Return the value as the type of ``default``; null, ``???`` and interpolations go with every type."""
+    value = edit.value
+    if default is None or value is None or any(isinstance(x, str) and (x == "???" or "${" in x) for x in (default, value)):
+        return value
+    kind, given = type(default), type(value)
+    if kind is given:
+        return value
+    if kind is float and given is int:
+        return float(value)
+    if kind is int and given is float and value.is_integer():
+        return int(value)
+    if kind is str and given in (int, float):
+        return str(value)
+    example = f" of keys {', '.join(map(str, default))}" if isinstance(default, dict) else f", as {default!r}"
+    raise ConfigError(f"{edit.place}: {edit.key} is {value!r}: it must be {_KINDS[kind]}{example}")
+
+
+def _missing(node: Any, where: str = "") -> Iterator[str]:
+    """Yield the keys of values that the user has to give."""
+    if node == "???":
+        yield where
     children: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, child in children:
-        path = f"{where}.{key}" if where else str(key)
-        if key == "_target_":
-            yield path, child
-        else:
-            yield from targets(child, path)
+        yield from _missing(child, f"{where}.{key}" if where else str(key))
 
 
-def check_name(target: Any, key: str) -> None:
-    """Refuse a ``_target_`` by its name alone, without importing anything.
+def _check_targets(config: DictConfig, edits: Sequence[Edit]) -> None:
+    for key, target in targets(resolved(config)):
+        path = tuple(key.split("."))
+        edit = next((edit for edit in reversed(edits) if edit.path == path[: len(edit.path)]), None)
+        check_name(target, f"{replace(edit, path=path).place}: {key}" if edit else key)
+
+
+# ---------------------------------------------------------------- the command line's overrides
+
+
+def _override_edit(text: str) -> Edit:
+    try:
+        override: Override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise ConfigError(f"command line: {text!r} is not of the form key=value: quote special characters, as 'key=\"a,b\"'") from error
+    if override.is_sweep_override():
+        raise ConfigError(f"command line: {text!r} gives several values: write a list, as {override.key_or_group}=[a,b]")
+    if override.is_delete():
+        raise ConfigError(f"command line: {text!r} would remove a key: set it to null instead, as {override.key_or_group}=null")
+    return Edit(tuple(override.get_key_element().lstrip("+").split(".")), _plain(override.value()))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(child) for key, child in value.items()}
+    return [_plain(child) for child in value] if isinstance(value, list) else value
+
+
+# ---------------------------------------------------------------- a user's YAML
+
+
+def load_user_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of at most 1 MiB that nobody vouches for: plain values only, no aliases, no resolvers.
 
     Raises:
-        ConfigError: ``target`` is no dotted public name under an allowed package.
+        ConfigError: The file is no such YAML; the message names file and line.
+        OSError: The file cannot be read.
     """
-    if isinstance(target, str) and target in ALLOWED_NAMES:
-        return
-    parts = target.split(".") if isinstance(target, str) else []
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts) or any(part.startswith("_") for part in parts):
-        raise ConfigError(f"{key}: {target!r} is not allowed: name a public class or function as 'worldsim.module.Name'")
-    if parts[0] not in _packages():
-        raise ConfigError(
-            f"{key}: {target!r} is not allowed: settings may only build what is defined in {', '.join(sorted(_packages()))}; "
-            f"for a package of your own, set {TRUST_VARIABLE} to its name"
-        )
+    return _parse(Path(path))[0]
 
 
-def _packages() -> set[str]:
-    return {"worldsim", *filter(None, (name.strip() for name in os.environ.get(TRUST_VARIABLE, "").split(",")))}
+def _file_edits(file: str | Path | None) -> list[Edit]:
+    if file is None:
+        return []
+    content, lines = _parse(Path(file))
+    return [Edit(tuple(key.split(".")), value, str(file), lines) for key, value in content.items()]
 
 
-def _locate(target: str, key: str) -> Any:
-    """Import ``target`` and make sure that it is defined where its name says."""
-    check_name(target, key)
-    found: Any = None
-    parts = target.split(".")
-    for depth in range(len(parts) - 1, 0, -1):
-        name = ".".join(parts[:depth])
-        try:
-            found = import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise
-            continue
-        for part in parts[depth:]:
-            found = _attribute(found, part, target, key)
-        break
-    if found is None or not callable(found):
-        raise ConfigError(f"{key}: {target!r} does not exist: is the module's name right?" if found is None else f"{key}: {target!r} cannot be called")
-    home = getattr(found, "__module__", None) or ""
-    if target not in ALLOWED_NAMES and home.split(".")[0] not in _packages():
-        raise ConfigError(f"{key}: {target!r} is not allowed: it is defined in {home or 'no module'!r}, not in {', '.join(sorted(_packages()))}")
-    return found
-
-
-def _attribute(owner: Any, name: str, target: str, key: str) -> Any:
-    found = getattr(owner, name, None)
-    if isinstance(found, ModuleType):
-        raise ConfigError(f"{key}: {target!r} is not allowed: it reaches the module {found.__name__!r} through another one")
-    if found is None:
-        public = [other for other, value in vars(owner).items() if getattr(value, "__module__", None) == owner.__name__]
-        raise ConfigError(f"{key}: {target!r} does not exist: {suggest(name, public)}")
-    return found
-
-
-def _build(node: Any, where: str, skip: frozenset[str] = frozenset()) -> Any:
-    if isinstance(node, list):
-        return [_build(child, f"{where}.{i}") for i, child in enumerate(node)]
-    if not isinstance(node, dict):
-        return node
-    built = {key: value if key in skip else _build(value, f"{where}.{key}" if where else str(key)) for key, value in node.items()}
-    if "_target_" not in built:
-        return built
-    key = f"{where}._target_" if where else "_target_"
-    call = _locate(built.pop("_target_"), key)
-    only_bind = built.pop("_partial_", False)
-    _check_keywords(call, built, where or "(top level)", complete=not only_bind)
-    return partial(call, **built) if only_bind else call(**built)
-
-
-def _check_keywords(call: Any, keywords: Mapping[str, Any], where: str, *, complete: bool) -> None:
-    name = getattr(call, "__qualname__", str(call))
-    allowed = keyword_names(call)
-    for key in keywords:
-        if key.startswith("_") or (allowed is not None and key not in allowed):
-            raise ConfigError(f"{where}: {name} has no setting {key!r}: {suggest(key, allowed or ())}")
-    missing = {key for key, value in keywords.items() if isinstance(value, str) and value == "???"}
-    if complete:
-        missing |= {key for key, needed in (allowed or {}).items() if needed and key not in keywords}
-    if missing:
-        raise ConfigError(f"{where}: {name} needs {', '.join(map(repr, sorted(missing)))}: give a value")
-
-
-def keyword_names(call: Any) -> dict[str, bool] | None:
-    """Return the keywords that ``call`` takes and whether each is required; None where it takes any."""
+def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
+    if path.stat().st_size > MAX_YAML_BYTES:
+        raise ConfigError(f"{path} has {path.stat().st_size} bytes: settings have at most {MAX_YAML_BYTES}; is it the right file?")
     try:
-        parameters = inspect.signature(call).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return {p.name: p.default is p.empty for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        text = path.read_text(encoding="utf-8")
+        lines = dict(_walk(yaml.compose(text, Loader=_NoAliases), path))
+        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if lines else {}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: settings are YAML") from error
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: this is not the YAML that settings are written in: {error.problem}") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: this is not the YAML that settings are written in: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply: settings have a handful of levels") from error
+    assert isinstance(content, dict), "checked while walking"
+    return {str(key): value for key, value in content.items()}, lines
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+class _NoAliases(yaml.SafeLoader):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed: repeat the value", mark)
+        return super().compose_node(parent, index)
+
+
+def _walk(node: yaml.Node | None, path: Path, where: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Yield the line of every key below a mapping, and check keys and text on the way."""
+    if not where and node is not None and not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{path}:{node.start_mark.line + 1}: settings are lines of 'key: value'")
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.tag != "tag:yaml.org,2002:str":
+                raise ConfigError(f"{path}:{line}: key {key.value!r} is no text: quote it")
+            below = (*where, *key.value.split("."))
+            yield below, line
+            yield from _walk(value, path, below)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield from _walk(value, path, (*where, str(i)))
+    elif isinstance(node, yaml.ScalarNode) and _RESOLVER.search(node.value):
+        line = node.start_mark.line + 1
+        raise ConfigError(f"{path}:{line}: {node.value!r} calls a resolver: a settings file may only refer to keys, as ${{seed}}")

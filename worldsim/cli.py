@@ -1,0 +1,162 @@
+"""The ``worldsim`` command: each subcommand composes its settings and calls one function, imported only then."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from worldsim import __version__
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: the primary config of its settings, the function that runs it as ``module:function``, and one line of help."""
+
+    config: str
+    run: str
+    help: str
+
+
+COMMANDS = {
+    "collect": Command("collect", "worldsim.datasets.collect:main", "record a simulator: source -> dataset"),
+    "train tokenizer": Command("train_tokenizer", "worldsim.training.run:train_tokenizer", "train the frame autoencoder on a dataset"),
+    "train dynamics": Command(
+        "train_dynamics", "worldsim.training.run:train_dynamics", "train the video model on a dataset and its tokenizer"
+    ),
+    "evaluate": Command("evaluate", "worldsim.evaluation.run:main", "measure a world on held-out episodes"),
+    "generate": Command("generate", "worldsim.datasets.generate:main", "roll a world out over scenarios -> dataset"),
+    "play": Command("play", "worldsim.envs.play:main", "drive a world with the keyboard"),
+}
+WORLDS = Path(__file__).parent / "worlds"
+
+_EPILOG = """\
+Settings are given as key=value, an option of a group likewise:
+  worldsim collect source=gym source.id=CartPole-v1 out=cartpole.worldsim
+  worldsim generate --config mine.yaml --print
+`worldsim COMMAND --help` lists what a command can be told."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, 2 for a user's error, 130 when interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    traceback = "--traceback" in args
+    args = [arg for arg in args if arg != "--traceback"]
+    try:
+        return _dispatch(args)
+    except KeyboardInterrupt:
+        print("worldsim: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit finds a reader
+        return 0
+    except Exception as error:
+        if traceback or not _is_users(error):
+            raise
+        print(f"worldsim: error: {_sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(args: list[str]) -> int:
+    name, rest = _split(args)
+    if name == "worlds":
+        return _list_worlds()
+    if name in COMMANDS:
+        return _run(name, COMMANDS[name], rest)
+    if name and name not in ("-h", "--help", "--version"):
+        from worldsim.targets import suggest
+
+        raise ValueError(f"there is no command {name!r}: {suggest(name, [*COMMANDS, 'worlds'])}")
+    print(f"worldsim {__version__}" if name == "--version" else _overview())
+    return 0
+
+
+def _split(args: list[str]) -> tuple[str, list[str]]:
+    """Return the command's name, of one or two words, and the arguments after it."""
+    if args[:1] == ["train"] and len(args) > 1 and "=" not in args[1] and not args[1].startswith("-"):
+        return " ".join(args[:2]), args[2:]
+    return (args[0], args[1:]) if args else ("", [])
+
+
+def _overview() -> str:
+    lines = [f"  {name:<17}{command.help}" for name, command in COMMANDS.items()]
+    lines.append(f"  {'worlds':<17}list the worlds that are shipped")
+    return "\n".join(["usage: worldsim COMMAND [key=value ...] [options]", "", "commands:", *lines, "", _EPILOG])
+
+
+def _run(name: str, command: Command, args: list[str]) -> int:
+    from worldsim.config import compose
+
+    options = _parser(name, command, with_settings=bool({"-h", "--help"} & set(args))).parse_intermixed_args(args)
+    config = compose(command.config, options.settings, options.config, allow_missing=options.print)
+    if options.print:
+        print(_yaml(config), end="")
+        return 0
+    module, _, function = command.run.partition(":")
+    result = getattr(import_module(module), function)(config)
+    return result if isinstance(result, int) else 0
+
+
+def _parser(name: str, command: Command, *, with_settings: bool) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"worldsim {name}",
+        description=command.help,
+        epilog=_settings_help(command) if with_settings else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, as seed=3 or source.id=CartPole-v1")
+    parser.add_argument("--config", metavar="FILE.yaml", help="a file of settings; those on the command line win over it")
+    parser.add_argument("--print", action="store_true", help="show the settings and stop")
+    parser.add_argument("--traceback", action="store_true", help="show where an error arose")
+    return parser
+
+
+def _settings_help(command: Command) -> str:
+    from worldsim.config import compose, group_options
+
+    groups = "".join(f"  {group}={'|'.join(options)}\n" for group, options in group_options(command.config).items())
+    return (
+        "options of groups:\n" + groups + "\n" if groups else ""
+    ) + f"settings:\n{_indent(_yaml(compose(command.config, allow_missing=True)))}"
+
+
+def _yaml(config: Any) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(config)
+
+
+def _indent(text: str) -> str:
+    return "".join(f"  {line}\n" for line in text.splitlines())
+
+
+def _list_worlds() -> int:
+    for path in sorted(WORLDS.glob("*/world.json")):
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        size = "x".join(str(n) for n in spec.get("frame_size", ()))
+        print(f"{path.parent.name:<20}{size:<10}{spec.get('fps', ''):>5} fps  {spec.get('description', '')}".rstrip())
+    return 0
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether ``error`` tells of something that the user can put right, rather than of a fault in the program."""
+    if isinstance(error, (ValueError, OSError)):
+        return True
+    return any(kind.__module__ in ("gymnasium.error", "hydra.errors", "omegaconf.errors") for kind in type(error).__mro__)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())
