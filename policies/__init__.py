@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from worldsim.policies.noise import ActionNoise
 from worldsim.policies.pursuit import PurePursuit
+from worldsim.policies.random import RandomPolicy
+from worldsim.policies.recorded import RecordedPolicy
 
-__all__ = ["PurePursuit"]
+__all__ = ["ActionNoise", "PurePursuit", "RandomPolicy", "RecordedPolicy"]

@@ -73,7 +73,7 @@ class PurePursuit:
             ValueError: The action space is not a Box of three, or an argument is out of its range.
         """
         if not isinstance(action_space, spaces.Box) or action_space.shape != (3,):
-            raise ValueError(f"PurePursuit drives Box(3) actions (steering, gas, brake), not {action_space}: choose another policy for this world")
+            raise ValueError(f"PurePursuit drives Box(3) actions (steering, gas, brake), not {action_space}: choose another policy")
         if not 0 < speeds[0] <= speeds[1]:
             raise ValueError(f"speeds={tuple(speeds)} must be (lowest, highest) with 0 < lowest <= highest")
         if not noises or min(noises) < 0:
@@ -92,7 +92,9 @@ class PurePursuit:
         """
         missing = [name for name in _NEEDED if name not in observation.state]
         if missing:
-            raise ValueError(f"PurePursuit needs the labelled state {missing}, and the world has {sorted(observation.state)}: use another policy")
+            raise ValueError(
+                f"PurePursuit needs the labelled state {missing}; the world has {sorted(observation.state)}: use another policy"
+            )
         states = zip(*(observation.state[name].tolist() for name in _NEEDED), strict=True)
         rows = [driver.act(*state) for driver, state in zip(self._rows.update(observation), states, strict=True)]
         return np.clip(np.array(rows, dtype=np.float32).reshape(-1, 3), self._low, self._high).astype(np.float32)

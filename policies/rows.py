@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
+from gymnasium import Space
+from gymnasium.vector.utils import concatenate, create_empty_array
 
-from worldsim.types import Observation
+from worldsim.types import Actions, Observation
 
 _T = TypeVar("_T")
 
@@ -26,3 +28,9 @@ class Rows(Generic[_T]):
             if first or row not in self._rows:
                 self._rows[row] = self._build(np.random.default_rng((self._salt, seed % 2**64)))
         return [self._rows[row] for row in range(len(observation.first))]
+
+
+def stack(space: Space[Any], actions: list[Any]) -> Actions:
+    """Lay single actions of ``space`` out as its batch space does."""
+    empty: Any = create_empty_array(space, len(actions))
+    return cast("Actions", concatenate(space, actions, empty))

@@ -109,7 +109,8 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
         given = np.asarray(action, dtype=np.float32)
         if not self.action_space.contains(given):
             raise ValueError(f"action {action!r} is outside {self.action_space}: steering in [-1, 1], gas and brake in [0, 1]")
-        reward, terminated, info = 0.0, False, {}
+        info: dict[str, Any] = {}
+        reward, terminated = 0.0, False
         for _ in range(self.action_repeat):
             _, gained, terminated, _, info = self.core.step(given)
             reward += float(gained)
@@ -117,7 +118,7 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
                 break
         return self.core.draw(self.size), reward, bool(terminated), False, {**info, "state": self._state()}
 
-    def render(self) -> Frames | None:  # type: ignore[override]
+    def render(self) -> Frames | None:
         """Return the newest frame, or None without a render mode."""
         return None if self.render_mode is None else self.core.draw(self.size)
 
@@ -137,7 +138,8 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
 
     def _state(self) -> dict[str, float]:
         car, line = self.core.car, self._line
-        assert car is not None and line is not None, "reset comes before step"
+        assert car is not None, "reset comes before step"
+        assert line is not None, "reset comes before step"
         hull = car.hull
         place = line.place(hull.position[0], hull.position[1], hull.angle, _AHEAD)
         slips = [abs(wheel.GetWorldVector((1, 0)).dot(wheel.linearVelocity)) for wheel in car.wheels]

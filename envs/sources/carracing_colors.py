@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_HUES = ((15, "red"), (45, "orange"), (70, "yellow"), (165, "green"), (195, "cyan"), (255, "blue"), (290, "purple"), (345, "pink"), (361, "red"))
+_HUES = {
+    15: "red",
+    45: "orange",
+    70: "yellow",
+    165: "green",
+    195: "cyan",
+    255: "blue",
+    290: "purple",
+    345: "pink",
+    361: "red",
+}  # up to, degrees
 _CHANNELS = ("red", "green", "blue")
 
 
@@ -20,7 +30,7 @@ def color_name(color: NDArray[np.float64]) -> str:
         return "black"
     if saturation < 0.25:
         return "grey" if value < 0.7 else "white"
-    name = next(name for limit, name in _HUES if hue * 360 < limit)
+    name = next(name for limit, name in _HUES.items() if hue * 360 < limit)
     return "brown" if name == "orange" and value < 0.65 else name
 
 
@@ -29,8 +39,9 @@ def describe(road: NDArray[np.float64], ground: NDArray[np.float64], patch: NDAr
     road_name, grass_name = color_name(road), color_name(ground)
     bright = float(ground @ (0.299, 0.587, 0.114)) > 105
     parts = {"road": road, "grass": ground, "patch": patch}
+    numbers = {f"{part}_{name}": float(c) / 255 for part, color in parts.items() for name, c in zip(_CHANNELS, color, strict=True)}
     return {
         "tags": (f"road:{road_name}", f"grass:{grass_name}", "bright" if bright else "dark"),
-        "numbers": {f"{part}_{channel}": float(c) / 255 for part, color in parts.items() for channel, c in zip(_CHANNELS, color, strict=True)},
+        "numbers": numbers,
         "text": f"{road_name} road on {grass_name} grass",
     }

@@ -23,7 +23,8 @@ def _grass_patches() -> NDArray[np.float64]:
     side = stock.GRASS_DIM
     corners = np.array([(side, 0.0), (0.0, 0.0), (0.0, side), (side, side)])
     origins = np.array([(side * x, side * y) for x in range(-20, 20, 2) for y in range(-20, 20, 2)])
-    return origins[:, None] + corners  # (patches, 4, 2)
+    patches: NDArray[np.float64] = origins[:, None] + corners  # (patches, 4, 2)
+    return patches
 
 
 _GRASS = _grass_patches()
@@ -35,11 +36,13 @@ class Canvas:
     def __init__(self, width: int, height: int) -> None:
         """Make a black canvas of ``width`` x ``height`` pixels."""
         self.pixels: NDArray[np.uint8] = np.zeros((height, width, 4), dtype=np.uint8)
-        self.surface = pygame.image.frombuffer(self.pixels, (width, height), "RGBX")
+        self.surface = pygame.image.frombuffer(self.pixels.data, (width, height), "RGBX")
 
 
 class FastCarRacing(stock.CarRacing):
     """Gymnasium's CarRacing whose steps draw nothing; ``draw`` gives the frame that the stock step would have returned."""
+
+    surf: Any
 
     def __init__(self, *, domain_randomize: bool) -> None:
         """Build the simulator; ``domain_randomize`` gives every reset its own colours."""
@@ -53,10 +56,10 @@ class FastCarRacing(stock.CarRacing):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Build a new track and put the car on its start."""
-        result = super().reset(seed=seed, options=options)
+        super().reset(seed=seed, options=options)
         self._polygons = np.concatenate([_GRASS, np.array([corners for corners, _ in self.road_poly])])
         self._centres = self._polygons.mean(axis=1)
-        return result
+        return None, {}
 
     def _render(self, mode: str) -> None:
         """Draw nothing, keep what only this moment knows: the stock frame shows the reward before the step's cost."""
@@ -72,9 +75,9 @@ class FastCarRacing(stock.CarRacing):
         offset = (_WIDTH / 2 + scroll[0], _HEIGHT / 4 + scroll[1])
         self.surf = self._canvas.surface
         self._render_road(zoom, offset, angle)
-        self.car.draw(self.surf, zoom, offset, angle, False)
+        self.car.draw(self.surf, zoom, offset, angle, False)  # type: ignore[no-untyped-call]
         self.surf = self._front.surface
-        self._render_indicators(_WIDTH, _HEIGHT)
+        self._render_indicators(_WIDTH, _HEIGHT)  # type: ignore[no-untyped-call]
         text = self._font.render(f"{self._shown_reward:04.0f}", True, (255, 255, 255), (0, 0, 0))
         self.surf.blit(text, text.get_rect(center=(60, _HEIGHT - _HEIGHT * 2.5 / 40.0)))
         return self._shrink(size)
@@ -95,6 +98,7 @@ class FastCarRacing(stock.CarRacing):
 
     def _render_road(self, zoom: float, translation: tuple[float, float], angle: float) -> None:
         """Draw ground, grass and road in the stock order, leaving out polygons that touch no visible pixel."""
+        assert self.car is not None, "reset comes before draw"
         surface = self._canvas.surface
         cos, sin = pygame.math.Vector2(1, 0).rotate_rad(angle)
         self._draw_ground(zoom, translation, angle)
@@ -111,7 +115,7 @@ class FastCarRacing(stock.CarRacing):
 
     def _draw_ground(self, zoom: float, translation: tuple[float, float], angle: float) -> None:
         """Fill the canvas with the ground, or draw the playfield's square where its edge may be in sight."""
-        assert self.car is not None
+        assert self.car is not None, "reset comes before draw"
         color = [int(c) for c in self.bg_color]
         if max(abs(self.car.hull.position[0]), abs(self.car.hull.position[1])) + _REACH / zoom < stock.PLAYFIELD:
             self._canvas.surface.fill(color)
@@ -119,4 +123,5 @@ class FastCarRacing(stock.CarRacing):
         self._canvas.surface.fill((0, 0, 0))
         edge = stock.PLAYFIELD
         field = [(edge, edge), (edge, -edge), (-edge, -edge), (-edge, edge)]
-        self._draw_colored_polygon(self._canvas.surface, field, color, zoom, translation, angle, clip=False)
+        self.surf = self._canvas.surface
+        self._draw_colored_polygon(self.surf, field, color, zoom, translation, angle, clip=False)  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,7 @@ class Place:
 class CentreLine:
     """A closed line of points with headings; remembers the last nearest point, so that crossing arms are not mixed up."""
 
-    def __init__(self, track: list[tuple[float, float, float, float]]) -> None:
+    def __init__(self, track: Sequence[tuple[float, float, float, float]]) -> None:
         """Take the simulator's ``track``: rows of (angle, heading, x, y)."""
         data = np.asarray(track, dtype=np.float64)
         self._points, self._headings = data[:, 2:4], data[:, 1]
