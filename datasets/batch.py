@@ -14,12 +14,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import Space
+from rich.console import Console
 
+from worldsim.datasets.finalize import finalize
 from worldsim.datasets.layout import DatasetError, DatasetSpec
 from worldsim.datasets.plan import Plan
-from worldsim.datasets.progress import Meter
+from worldsim.datasets.preview import contact_sheet, preview_video
+from worldsim.datasets.progress import Meter, print_summary, rows_by_scenario
+from worldsim.datasets.reader import EpisodeReader, read_commits
 from worldsim.datasets.work import Recipe, Recorded, Worker, make_env, run_in_process, start_process
-from worldsim.datasets.writer import EpisodeWriter, create_dataset
+from worldsim.datasets.writer import EpisodeWriter, create_dataset, write_error
 from worldsim.rollout import EpisodeJob, row_info
 
 
@@ -86,6 +90,30 @@ def run_plan(path: Path | str, spec: DatasetSpec, plan: Plan, recipe: Recipe, *,
     with meter:
         for jobs, recorded in runner(str(path), recipe, groups, workers, meter.step):
             meter.finish(jobs, recorded)
+
+
+def close_run(path: Path | str, meter: Meter, console: Console, *, preview: bool) -> EpisodeReader:
+    """Draw the previews, finalize a dataset that is complete, and print its table.
+
+    Raises:
+        DatasetError: No episode is usable, or the disk refuses.
+    """
+    root = Path(path)
+    records = read_commits(root)
+    store = EpisodeReader(root)
+    if not len(store):
+        raise DatasetError(f"none of the {len(records)} episodes in {root} is usable; the first reason: {records[0]['reason']}")
+    files = []
+    if preview:
+        try:
+            files = [contact_sheet(store, root / "contact_sheet.png"), preview_video(store, root / "preview.mp4")]
+        except OSError as error:
+            raise write_error(root, error) from error
+    summary = finalize(root)
+    print_summary(console, root, summary, meter.rate(), rows_by_scenario(records))
+    for file in files:
+        console.print(str(file), soft_wrap=True)
+    return store
 
 
 _Results = Iterator[tuple[Sequence[EpisodeJob], list[Recorded]]]

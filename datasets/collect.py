@@ -12,11 +12,10 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from worldsim.datasets.batch import probe, run_plan
-from worldsim.datasets.finalize import finalize
+from worldsim.datasets.batch import close_run, probe, run_plan
 from worldsim.datasets.layout import DatasetError
 from worldsim.datasets.plan import Plan, make_plan
-from worldsim.datasets.progress import Meter, print_summary, rows_by_scenario
+from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import EpisodeReader, read_commits
 from worldsim.datasets.work import Recipe
 from worldsim.datasets.writer import make_spec
@@ -75,9 +74,7 @@ def collect(cfg: Mapping[str, Any], *, console: Console | None = None) -> Episod
     while (missing := _missing_episodes(path, plan, cfg)) > 0:
         plan = _extend(plan, scenarios, missing, seed=int(cfg["seed"]), horizon=int(cfg["horizon"]))
         run_plan(path, spec, plan, recipe, workers=workers, meter=meter)
-    summary = finalize(path)
-    print_summary(console, path, summary, meter.rate(), rows_by_scenario(read_commits(path)))
-    return EpisodeReader(path)
+    return close_run(path, meter, console, preview=bool((cfg.get("writer") or {}).get("preview")))
 
 
 def policy_mix(config: Mapping[str, Any], noise: Mapping[str, Any], horizon: int) -> list[Scenario]:

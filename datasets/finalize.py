@@ -29,12 +29,11 @@ def finalize(path: Path | str) -> dict[str, Any]:
         DatasetError: The dataset cannot be read or written.
     """
     root = Path(path)
-    records = read_commits(root)
-    good = [record for record in records if record["status"] == "ok"]
+    good = [record for record in read_commits(root) if record["status"] == "ok"]
     try:
         _write_index(root, good)
         write_atomic(root / "index" / "stats.json", canonical_json(_statistics(EpisodeReader(root))))
-        summary = _summary(root, records, good)
+        summary = summarize(root)
         write_atomic(root / "README.md", _card(read_attributes(root), summary))
         write_atomic(root / "MANIFEST.json", canonical_json({**summary, "files": _files(root)}))
     except OSError as error:
@@ -42,7 +41,14 @@ def finalize(path: Path | str) -> dict[str, Any]:
     return summary
 
 
-def _summary(root: Path, records: Sequence[Mapping[str, Any]], good: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarize(root: Path) -> dict[str, Any]:
+    """Count what is committed.
+
+    Raises:
+        DatasetError: A record is damaged.
+    """
+    records = read_commits(root)
+    good = [record for record in records if record["status"] == "ok"]
     return {
         "name": read_attributes(root)["name"],
         "fingerprint": fingerprint(good),

@@ -128,11 +128,6 @@ class EpisodeReader:
         return read_slot(self.path, self._arrays[part, name], record, name, start, stop, check=self.check and whole)
 
 
-def open_store(path: Path | str) -> EpisodeReader:
-    """Open a dataset for reading; see ``EpisodeReader``."""
-    return EpisodeReader(path)
-
-
 def open_array(root: Path, part: int, name: str) -> Any:
     """Open an array of a part for reading.
 

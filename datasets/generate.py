@@ -1,0 +1,117 @@
+"""Run scenarios in a learned world: ``worldsim generate``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from worldsim.datasets.batch import close_run, probe, run_plan
+from worldsim.datasets.layout import DatasetError
+from worldsim.datasets.plan import Plan, conditioning_to_json, make_plan
+from worldsim.datasets.progress import Meter
+from worldsim.datasets.reader import EpisodeReader
+from worldsim.datasets.work import Recipe
+from worldsim.datasets.writer import make_spec
+from worldsim.episode import Conditioning
+from worldsim.rollout import EpisodeJob
+from worldsim.scenario import Scenario, load_scenarios, parse_scenarios
+
+
+def main(cfg: DictConfig) -> None:
+    """Generate by a composed ``configs/generate.yaml``; see there for the keys.
+
+    Raises:
+        ValueError: A scenario or value is wrong, the world cannot be loaded, or the folder cannot be written.
+    """
+    generate(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+
+
+def generate(cfg: Mapping[str, Any], *, console: Console | None = None) -> EpisodeReader:
+    """Run every scenario with each of its seeds in a world, and write a dataset.
+
+    Args:
+        cfg: The keys of ``configs/generate.yaml``.
+        console: Where progress is shown; default: standard output.
+
+    Returns:
+        The dataset, open for reading.
+
+    Raises:
+        ValueError: A scenario or value is wrong, the world cannot be loaded, or the folder cannot be written.
+    """
+    console = console or Console()
+    if int(cfg["batch"]) < 1:
+        raise DatasetError(f"batch={cfg['batch']} must be 1 or more")
+    plan = plan_scenarios(read_scenarios(cfg), root_seed=int(cfg["seed"]), batch=int(cfg["batch"]))
+    console.print(f"{len(plan.jobs)} episodes of {len(plan.scenarios)} scenarios in world {cfg['world']}")
+    recipe = Recipe(cfg["env"], _world_keywords(cfg), rows=min(plan.batch, len(plan.jobs)), batched=True, noise=cfg.get("action_noise") or {})
+    found = probe(recipe, seed=plan.jobs[0].seed, options={"rows": [dict(plan.jobs[0].options)]} if plan.jobs[0].options else None)
+    recipe = replace(recipe, state_names=found.state_names)
+    spec = make_spec(
+        name=f"{Path(str(cfg['world'])).name}-scenarios",
+        frame_size=found.frame_size,
+        fps=found.fps,
+        action_space=found.action_space,
+        state_names=found.state_names,
+        source={"id": recipe.env, "kwargs": {"world": cfg["world"]}},
+        licence=cfg.get("licence") or "unknown",
+        root_seed=int(cfg["seed"]),
+    )
+    meter = Meter("generating", console=console)
+    run_plan(cfg["out"], spec, plan, recipe, workers=int(cfg.get("workers") or 1), meter=meter)
+    return close_run(cfg["out"], meter, console, preview=bool((cfg.get("writer") or {}).get("preview")))
+
+
+def read_scenarios(cfg: Mapping[str, Any]) -> list[Scenario]:
+    """Parse the scenarios of a config: those under ``scenario`` and those in ``files``.
+
+    Raises:
+        ValueError: There are none, a name comes twice, or one is wrong.
+    """
+    defaults = {key: cfg[key] for key in ("horizon", "count") if key in cfg}
+    scenarios = parse_scenarios(cfg.get("scenario") or {}, where="scenario", defaults=defaults)
+    for file in cfg.get("files") or []:
+        scenarios += load_scenarios(file, defaults=defaults)
+    names = [scenario.name for scenario in scenarios]
+    if not names:
+        raise DatasetError("there is no scenario: name some, as 'scenario=[calm,random]', or give 'files=[my_scenarios.yaml]'")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DatasetError(f"scenario {twice[0]!r} is there twice: rename one of them")
+    return scenarios
+
+
+def plan_scenarios(scenarios: Sequence[Scenario], *, root_seed: int, batch: int) -> Plan:
+    """Expand scenarios to one episode a seed."""
+    pairs = [(scenario, seed) for scenario in scenarios for seed in scenario.episode_seeds(root_seed)]
+    jobs = [
+        EpisodeJob(
+            id=i,
+            seed=seed,
+            horizon=scenario.horizon,
+            scenario=scenario.name,
+            policy=str(scenario.policy["_target_"]).rpartition(".")[2],
+            options=_options(scenario),
+            conditioning=scenario.conditioning,
+            params={"context": scenario.context, "action_noise": dict(scenario.action_noise)},
+        )
+        for i, (scenario, seed) in enumerate(pairs)
+    ]
+    return make_plan(jobs, batch=batch, scenarios={scenario.name: scenario.to_json() for scenario in scenarios})
+
+
+def _options(scenario: Scenario) -> dict[str, Any]:
+    """Reset options of a row: ``context`` and ``conditioning``, where the scenario sets them."""
+    options: dict[str, Any] = {} if scenario.context == "random" else {"context": scenario.context}
+    if scenario.conditioning != Conditioning():
+        options["conditioning"] = conditioning_to_json(scenario.conditioning)
+    return options
+
+
+def _world_keywords(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    keywords = {"world": cfg["world"]}
+    return {**keywords, **{key: value for key, value in (cfg.get("world_options") or {}).items() if value is not None}}

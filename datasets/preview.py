@@ -1,0 +1,150 @@
+"""Pictures of a dataset for people: a contact sheet and a video, with captions and the actions as bars."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from gymnasium import Space
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from worldsim.episode import Episode
+from worldsim.spaces import to_features
+from worldsim.types import EpisodeStore
+
+_SCALE = 3  # times a frame is enlarged, unless that makes it wider than
+_TILE = 192  # pixels
+_LINE = 16  # pixels of a caption line
+_BAR = 7  # pixels of the action bars
+_GAP = 4
+_PAPER, _INK, _FAINT = (24, 26, 30), (235, 235, 235), (150, 155, 165)
+_COLOURS = ((88, 166, 255), (86, 211, 100), (248, 113, 93), (227, 179, 65), (188, 140, 255), (118, 227, 234))
+
+
+def contact_sheet(store: EpisodeStore, path: Path | str, *, episodes: Sequence[int] | None = None, steps: Sequence[int] | None = None) -> Path:
+    """Draw one row an episode and one column a step.
+
+    Args:
+        store: At least one episode.
+        path: PNG file to write.
+        episodes: Indices; default: up to 12, spread over the scenarios.
+        steps: Steps; default: 8 from the first frame to the last of the longest episode.
+
+    Returns:
+        The file.
+    """
+    picked = [store[i] for i in (pick_episodes(store, 12) if episodes is None else episodes)]
+    longest = max(len(episode) for episode in picked)
+    columns = [int(t) for t in np.unique(np.linspace(0, longest, 8).round())] if steps is None else list(steps)
+    space = store.info.action_space
+    strips = [_strip(episode, columns, space) for episode in picked]
+    sheet = Image.fromarray(np.concatenate([_header(columns, store.info.frame_size[1]), *strips]))
+    sheet.save(path)
+    return Path(path)
+
+
+def preview_video(store: EpisodeStore, path: Path | str, *, episodes: Sequence[int] | None = None) -> Path:
+    """Draw episodes side by side as a video; ended ones stay, darkened.
+
+    Args:
+        store: At least one episode.
+        path: ``.mp4`` (H.264) or ``.gif`` file to write.
+        episodes: Indices; default: up to 12, spread over the scenarios.
+
+    Returns:
+        The file; a ``.gif`` beside ``path`` where no H.264 encoder is to be had.
+    """
+    picked = [store[i] for i in (pick_episodes(store, 12) if episodes is None else episodes)]
+    path = Path(path)
+    if path.suffix != ".gif":
+        try:
+            return _write_mp4(_grids(picked, store.info.action_space), path, store.info.fps)
+        except ImportError:
+            path = path.with_suffix(".gif")
+    images = [Image.fromarray(grid) for grid in _grids(picked, store.info.action_space)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=max(20, round(1000 / store.info.fps)), loop=0)
+    return path
+
+
+def pick_episodes(store: EpisodeStore, count: int) -> list[int]:
+    """Return up to ``count`` episode indices, evenly over the store's order."""
+    return [int(i) for i in np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).round())]
+
+
+def _write_mp4(grids: Iterator[NDArray[np.uint8]], path: Path, fps: float) -> Path:
+    import av
+
+    try:
+        av.Codec("libx264", "w")
+    except av.FFmpegError as error:
+        raise ImportError("this build of PyAV has no H.264 encoder") from error
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "20", "preset": "fast"})
+        for number, grid in enumerate(grids):
+            if number == 0:
+                stream.height, stream.width, stream.pix_fmt = grid.shape[0], grid.shape[1], "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grid, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def _grids(episodes: Sequence[Episode], space: Space[object]) -> Iterator[NDArray[np.uint8]]:
+    across = math.ceil(math.sqrt(len(episodes) * 4 / 3))
+    down = math.ceil(len(episodes) / across)
+    for t in range(max(len(episode) for episode in episodes) + 1):
+        tiles = [_tile(episode, t, space, caption=True) for episode in episodes]
+        tiles += [np.full_like(tiles[0], _PAPER)] * (across * down - len(tiles))
+        grid = np.concatenate([np.concatenate(tiles[row * across : (row + 1) * across], axis=1) for row in range(down)])
+        yield np.ascontiguousarray(grid[: grid.shape[0] // 2 * 2, : grid.shape[1] // 2 * 2])
+
+
+def _strip(episode: Episode, columns: Sequence[int], space: Space[object]) -> NDArray[np.uint8]:
+    row = np.concatenate([_tile(episode, t, space, caption=False) for t in columns], axis=1)
+    told = ", ".join(episode.conditioning.tags) or episode.conditioning.text
+    words = f"{episode.scenario or 'episode'}   seed {episode.seed}   return {episode.rewards.sum():.1f}   {len(episode)} steps   {told}"
+    return np.concatenate([_caption(words, row.shape[1]), row])
+
+
+def _tile(episode: Episode, t: int, space: Space[object], *, caption: bool) -> NDArray[np.uint8]:
+    """Frame ``t`` with the action that follows it underneath; the last frame, darkened, where the episode is over."""
+    now = min(t, len(episode))
+    scale = _scale(episode.frames.shape[2])
+    frame = episode.frames[now].repeat(scale, axis=0).repeat(scale, axis=1)
+    if t > len(episode):
+        frame = frame // 3
+    parts = [frame, _bars(episode, now, space, frame.shape[1])]
+    if caption:
+        parts.insert(0, _caption(f"{episode.scenario or 'episode'}  seed {episode.seed}  {now}", frame.shape[1]))
+    return np.pad(np.concatenate(parts), ((0, _GAP), (0, _GAP), (0, 0)), constant_values=_PAPER[0])
+
+
+def _scale(width: int) -> int:
+    return max(1, min(_SCALE, _TILE // width))
+
+
+def _bars(episode: Episode, t: int, space: Space[object], width: int) -> NDArray[np.uint8]:
+    image = Image.new("RGB", (width, _BAR), _PAPER)
+    if t < len(episode):
+        draw = ImageDraw.Draw(image)
+        values = np.clip(np.nan_to_num(to_features(space, episode.actions[t])), -1, 1)
+        cell = width / len(values)
+        for i, value in enumerate(values):
+            middle = (i + 0.5) * cell
+            ends = sorted((middle, middle + float(value) * (cell / 2 - 2)))
+            draw.rectangle((ends[0], 1, ends[1], _BAR - 2), fill=_COLOURS[i % len(_COLOURS)])
+            draw.line((middle, 0, middle, _BAR), fill=_FAINT)
+    return np.asarray(image)
+
+
+def _caption(words: str, width: int) -> NDArray[np.uint8]:
+    image = Image.new("RGB", (width, _LINE), _PAPER)
+    ImageDraw.Draw(image).text((2, 2), words, fill=_INK, font=ImageFont.load_default(size=11))
+    return np.asarray(image)
+
+
+def _header(columns: Sequence[int], frame_width: int) -> NDArray[np.uint8]:
+    return np.concatenate([_caption(f"step {t}", frame_width * _scale(frame_width) + _GAP) for t in columns], axis=1)
