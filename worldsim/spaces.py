@@ -22,7 +22,9 @@ def _check(space: Space[Any]) -> None:
 
 def is_integer(space: Space[Any]) -> bool:
     """Whether rows of ``space`` are stored as int64 rather than float32."""
-    return not isinstance(space, spaces.Box | spaces.Dict)
+    if isinstance(space, spaces.Box):
+        return not np.issubdtype(space.dtype, np.floating)
+    return not isinstance(space, spaces.Dict)
 
 
 def row_size(space: Space[Any]) -> int:
@@ -46,11 +48,18 @@ def to_row(space: Space[Any], action: Any) -> NDArray[Any]:
 def from_row(space: Space[Any], row: NDArray[Any]) -> Any:
     """Undo ``to_row``: give back an action that ``space`` contains."""
     if isinstance(space, spaces.Dict):
-        return spaces.unflatten(space, row)
+        return _inside(space, spaces.unflatten(space, row))
     if isinstance(space, spaces.Discrete):
-        return np.int64(row[0])
+        return space.dtype.type(row[0])
     assert space.shape is not None
-    return np.asarray(row, dtype=space.dtype).reshape(space.shape)
+    return _inside(space, np.asarray(row, dtype=space.dtype).reshape(space.shape))
+
+
+def _inside(space: Space[Any], action: Any) -> Any:
+    """Undo what rounding to float32 moved over the edge of a Box."""
+    if isinstance(space, spaces.Dict):
+        return {key: _inside(part, action[key]) for key, part in space.spaces.items()}
+    return np.asarray(np.clip(action, space.low, space.high)) if isinstance(space, spaces.Box) else action
 
 
 def feature_size(space: Space[Any]) -> int:
@@ -66,7 +75,7 @@ def to_features(space: Space[Any], rows: NDArray[Any]) -> NDArray[np.float32]:
         for part in space.spaces.values():
             width = spaces.flatdim(part)
             piece = rows[..., start : start + width]
-            parts.append(_scale(part, piece) if isinstance(part, spaces.Box) else piece)
+            parts.append(to_features(part, piece) if isinstance(part, spaces.Box | spaces.Dict) else piece)
             start += width
         return np.concatenate(parts, axis=-1).astype(np.float32)
     if isinstance(space, spaces.Box):
@@ -101,15 +110,18 @@ def space_to_json(space: Space[Any]) -> dict[str, Any]:
     """
     _check(space)
     if isinstance(space, spaces.Dict):
-        return {"type": "Dict", "spaces": {key: space_to_json(part) for key, part in space.spaces.items()}}
+        return {"type": "Dict", "spaces": [[key, space_to_json(part)] for key, part in space.spaces.items()]}
     if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
     if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist(), "dtype": str(space.dtype)}
     if isinstance(space, spaces.MultiBinary):
         return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else [int(n) for n in space.n]}
     assert isinstance(space, spaces.Box)
-    edges = {name: [float(x) if np.isfinite(x) else None for x in edge.reshape(-1)] for name, edge in (("low", space.low), ("high", space.high))}
+    number = int if is_integer(space) else float
+    edges = {
+        name: [number(x) if np.isfinite(x) else None for x in edge.reshape(-1)] for name, edge in (("low", space.low), ("high", space.high))
+    }
     return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **edges}
 
 
@@ -121,16 +133,16 @@ def space_from_json(data: Mapping[str, Any]) -> Space[Any]:
     """
     kind = data.get("type")
     if kind == "Dict":
-        return spaces.Dict({key: space_from_json(part) for key, part in data["spaces"].items()})
+        return spaces.Dict([(key, space_from_json(part)) for key, part in data["spaces"]])  # in this order: rows depend on it
     if kind == "Discrete":
-        return spaces.Discrete(data["n"], start=data["start"])
+        return spaces.Discrete(data["n"], start=data["start"], dtype=np.dtype(data["dtype"]).type)
     if kind == "MultiDiscrete":
-        return spaces.MultiDiscrete(np.asarray(data["nvec"]), start=np.asarray(data["start"]))
+        return spaces.MultiDiscrete(np.asarray(data["nvec"]), dtype=np.dtype(data["dtype"]).type, start=np.asarray(data["start"]))
     if kind == "MultiBinary":
         return spaces.MultiBinary(data["n"])
     if kind == "Box":
         shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
-        low = np.array([-np.inf if x is None else x for x in data["low"]], dtype=np.float64).reshape(shape).astype(dtype)
-        high = np.array([np.inf if x is None else x for x in data["high"]], dtype=np.float64).reshape(shape).astype(dtype)
+        low = np.array([-np.inf if x is None else x for x in data["low"]], dtype=dtype).reshape(shape)
+        high = np.array([np.inf if x is None else x for x in data["high"]], dtype=dtype).reshape(shape)
         return spaces.Box(low, high, dtype=dtype.type)
     raise ValueError(f"action space type {kind!r} is unknown: the known ones are {_SUPPORTED}")
