@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml.composer import ComposerError
 
 from worldsim.targets import ConfigError, check_name, instantiate_allowed, keyword_names, locate, resolved, suggest, targets
 
@@ -25,7 +26,8 @@ __all__ = ["ConfigError", "compose", "instantiate_allowed", "load_user_yaml", "s
 
 MAX_YAML_BYTES = 1 << 20
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a group"}
-_RESOLVER = re.compile(r"\$\{[^}]*:")
+_RESOLVER = re.compile(r"\$\{[^}]*(:|\$\{)")
+_REFERENCE = re.compile(r"\?\?\?|\$\{[^}]*\}")
 
 Lines = dict[tuple[str, ...], int]
 
@@ -186,9 +188,9 @@ def _check_key(node: Any, part: str, edit: Edit, depth: int) -> None:
 
 
 def _typed(default: Any, edit: Edit) -> Any:
-    """Return the value as the type of ``default``; null, ``???`` and interpolations go with every type."""
+    """Return the value as the type of ``default``; null, ``???`` and references to other keys go with every type."""
     value = edit.value
-    if default is None or value is None or any(isinstance(x, str) and (x == "???" or "${" in x) for x in (default, value)):
+    if default is None or value is None or any(isinstance(x, str) and _REFERENCE.fullmatch(x) for x in (default, value)):
         return value
     kind, given = type(default), type(value)
     if kind is given:
@@ -284,7 +286,7 @@ class _NoAliases(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed: repeat the value", mark)
+            raise ComposerError(None, None, "aliases (*name) are not allowed: repeat the value", mark)
         return super().compose_node(parent, index)
 
 
