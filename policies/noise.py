@@ -44,7 +44,7 @@ class ActionNoise:
             raise ValueError(f"gaussian={gaussian} must be 0 or more, sticky={sticky} and epsilon={epsilon} probabilities in 0..1")
         if gaussian > 0 and not _has_box(action_space):
             raise ValueError(f"gaussian={gaussian} needs a Box in the action space, which is {action_space}: use epsilon or sticky")
-        self.policy = policy if isinstance(policy, Policy) else policy(action_space=action_space)
+        self.policy = _built(policy, action_space)
         self._space, self._gaussian, self._sticky, self._epsilon = action_space, gaussian, sticky, epsilon
         self._rows = Rows(lambda rng: _Row(seeded(action_space, rng), rng), salt=0x0157)
 
@@ -70,6 +70,13 @@ class _Row:
     def __init__(self, space: Space[Any], rng: np.random.Generator) -> None:
         self.space, self.rng = space, rng
         self.last: Any = None
+
+
+def _built(policy: Policy | Callable[..., Policy], action_space: Space[Any]) -> Policy:
+    if isinstance(policy, Policy) and not isinstance(policy, type):
+        return policy
+    assert callable(policy), "what is no policy builds one"
+    return policy(action_space=action_space)
 
 
 def _has_box(space: Space[Any]) -> bool:

@@ -11,7 +11,7 @@ from gymnasium import Space
 from numpy.typing import ArrayLike, NDArray
 
 from worldsim.policies.rows import Rows, stack
-from worldsim.spaces import from_row, is_integer, row_size
+from worldsim.spaces import from_row, is_integer, row_size, to_row
 from worldsim.types import Actions, Observation
 
 After = Literal["repeat_last", "loop", "error"]
@@ -94,7 +94,7 @@ def _checked(space: Space[Any], table: NDArray[Any], source: str) -> list[Any]:
     if rows.ndim != 2 or rows.shape[1] != width or len(rows) == 0 or rows.dtype.kind not in "iufb":
         raise ValueError(f"{source}: recorded actions are {rows.dtype} {table.shape}, but {space} needs numbers (T, {width}), T >= 1")
     actions = [from_row(space, row) for row in rows.astype(np.int64 if is_integer(space) else np.float32)]
-    for index, action in enumerate(actions):
-        if not space.contains(action):
-            raise ValueError(f"{source}: recorded action {index} is {action}, outside {space}: clip the recording to the space")
+    for index, (row, action) in enumerate(zip(rows, actions, strict=True)):
+        if not space.contains(action) or not np.allclose(to_row(space, action), row, rtol=1e-6, atol=1e-6):
+            raise ValueError(f"{source}: recorded action {index} is {row}, outside {space}: clip the recording to the space")
     return actions

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 import pygame
-from gymnasium.envs.box2d import car_racing as stock
 from numpy.typing import NDArray
 from pygame import gfxdraw
 
 from worldsim.types import Frames
+
+with warnings.catch_warnings():  # SWIG's types, as Box2D is built with, have no module on Python 3.11
+    warnings.filterwarnings("ignore", message="builtin type .* has no __module__ attribute", category=DeprecationWarning)
+    from gymnasium.envs.box2d import car_racing as stock
 
 _WIDTH, _HEIGHT = stock.WINDOW_W, stock.WINDOW_H
 _PANEL = _HEIGHT // 8  # rows under the instrument panel: what is drawn there is painted over

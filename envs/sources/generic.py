@@ -120,14 +120,16 @@ class GymSource(gym.Env[Frames, Any]):
 def _make(id: str, kwargs: dict[str, Any], *, rendered: bool) -> gym.Env[Any, Any]:
     try:
         spec = gym.spec(id)
-        env: gym.Env[Any, Any] = gym.make(spec, render_mode="rgb_array", **kwargs) if rendered else gym.make(spec, **kwargs)
+        if rendered:
+            kwargs = {**kwargs, "render_mode": "rgb_array"}
+        env: gym.Env[Any, Any] = gym.make(spec, disable_env_checker=True, **kwargs)
     except (gym.error.UnregisteredEnv, gym.error.RegistrationError) as error:
         close = difflib.get_close_matches(id, list(gym.registry), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "is the package that registers it imported? 'package:Id-v0' imports it"
         raise ValueError(f"environment {id!r} is unknown: {hint}") from error
     except (gym.error.Error, ImportError, TypeError) as error:
         raise ValueError(f"environment {id!r} with {kwargs} cannot be made: {error}") from error
-    if rendered and env.render_mode != "rgb_array":
+    if rendered and "rgb_array" not in (env.metadata.get("render_modes") or ()):
         modes = ", ".join(map(str, env.metadata.get("render_modes", []))) or "none"
         env.close()
         raise ValueError(f"environment {id!r} does not render 'rgb_array' ({modes}): try observation='observation' if it observes images")
