@@ -44,8 +44,7 @@ class Screen(gym.Env[Frames, np.int64]):
         if self.picture == "black":
             return np.zeros(self.shape, np.uint8)
         if self.picture == "float":
-            wrong: Any = np.zeros(self.shape, np.float32)
-            return wrong
+            return np.zeros(self.shape, np.float32)  # pyright: ignore[reportReturnType]
         seed = 0 if self.picture == "frozen" else self.steps
         return np.random.default_rng(seed).integers(0, 256, self.shape, dtype=np.uint8)
 
