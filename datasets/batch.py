@@ -24,7 +24,7 @@ from worldsim.datasets.progress import Meter, print_summary, rows_by_scenario
 from worldsim.datasets.reader import EpisodeReader, read_commits
 from worldsim.datasets.work import Recipe, Recorded, Worker, make_env, run_in_process, start_process
 from worldsim.datasets.writer import EpisodeWriter, create_dataset, write_error
-from worldsim.rollout import EpisodeJob, row_info
+from worldsim.rollout import EpisodeJob, reset, row_info
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ def probe(recipe: Recipe, *, seed: int, options: dict[str, Any] | None = None) -
     """
     env = make_env(replace(recipe, rows=1))
     try:
-        frames, infos = env.reset(seed=[seed], options=options)
+        frames, infos = reset(env, seeds=[seed], options=options)
         if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
             raise DatasetError(
-                f"environment {recipe.env!r} observes {env.single_observation_space}, not frames (H, W, 3) uint8: record it by 'source=gym source.id=...'"
+                f"environment {recipe.env!r} observes {env.single_observation_space}, not frames (H, W, 3) uint8: "
+                "record it by 'source=gym source.id=...'"
             )
         fps = env.metadata.get("render_fps") or 30.0
         names = tuple(row_info(infos, 0).get("state", {}))
@@ -131,7 +132,9 @@ def _run_here(path: str, recipe: Recipe, groups: Sequence[Sequence[EpisodeJob]],
         worker.close()
 
 
-def _run_processes(path: str, recipe: Recipe, groups: Sequence[Sequence[EpisodeJob]], workers: int, on_step: Callable[[int], None]) -> _Results:
+def _run_processes(
+    path: str, recipe: Recipe, groups: Sequence[Sequence[EpisodeJob]], workers: int, on_step: Callable[[int], None]
+) -> _Results:
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()
     pool = ProcessPoolExecutor(min(workers, len(groups)), context, start_process, (path, recipe, queue))

@@ -91,7 +91,13 @@ def policy_mix(config: Mapping[str, Any], noise: Mapping[str, Any], horizon: int
         if not float(part.get("weight", 1)) > 0:
             raise DatasetError(f"policy.mix: weight={part['weight']} of {part['name']!r} must be above 0")
     return [
-        Scenario(part["name"], part["policy"], {**noise, **part.get("action_noise", {})}, horizon=horizon, weight=float(part.get("weight", 1)))
+        Scenario(
+            name=part["name"],
+            policy=part["policy"],
+            action_noise={**noise, **part.get("action_noise", {})},
+            horizon=horizon,
+            weight=float(part.get("weight", 1)),
+        )
         for part in parts
     ]
 

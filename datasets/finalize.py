@@ -77,7 +77,8 @@ def _write_index(root: Path, good: Sequence[Mapping[str, Any]]) -> None:
         "split": heldout(good).astype(np.uint8),
     }
     for name, values in columns.items():
-        array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=(max(len(values), 1),), config={"write_empty_chunks": True})
+        chunks = (max(len(values), 1),)
+        array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks, config={"write_empty_chunks": True})
         array[...] = values
     texts = sorted({str(record["conditioning"]["text"]) for record in good})
     write_atomic(root / "index" / "scenarios.json", canonical_json(scenarios))
@@ -94,18 +95,20 @@ def _statistics(store: EpisodeReader) -> dict[str, Any]:
         columns[ACTION].append(episode.actions)
         columns[REWARD].append(episode.rewards[:, None])
         columns[STATE].append(episode.state)
-    return {name: _describe(np.concatenate(parts)) for name, parts in columns.items() if parts and parts[0].shape[1] and sum(map(len, parts))}
+    joined = {name: np.concatenate(parts) for name, parts in columns.items() if parts}
+    return {name: _describe(values) for name, values in joined.items() if values.size}
 
 
 def _describe(values: NDArray[Any]) -> dict[str, Any]:
     values = values.astype(np.float64)
-    quantiles = np.quantile(values, [0.01, 0.99], axis=0)
-    columns = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0), "q01": quantiles[0], "q99": quantiles[1]}
+    low, high = np.quantile(values, [0.01, 0.99], axis=0)
+    columns = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0), "q01": low, "q99": high}
     return {"count": len(values), **{name: [round(float(x), 9) for x in column] for name, column in columns.items()}}
 
 
 def _files(root: Path) -> dict[str, Any]:
-    paths = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "MANIFEST.json" and not path.name.endswith((".tmp", ".partial")))
+    passing = (".tmp", ".partial", "MANIFEST.json")
+    paths = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.endswith(passing))
     return {path.relative_to(root).as_posix(): {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in paths}
 
 

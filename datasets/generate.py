@@ -49,7 +49,8 @@ def generate(cfg: Mapping[str, Any], *, console: Console | None = None) -> Episo
         raise DatasetError(f"batch={cfg['batch']} must be 1 or more")
     plan = plan_scenarios(read_scenarios(cfg), root_seed=int(cfg["seed"]), batch=int(cfg["batch"]))
     console.print(f"{len(plan.jobs)} episodes of {len(plan.scenarios)} scenarios in world {cfg['world']}")
-    recipe = Recipe(cfg["env"], _world_keywords(cfg), rows=min(plan.batch, len(plan.jobs)), batched=True, noise=cfg.get("action_noise") or {})
+    rows = min(plan.batch, len(plan.jobs))
+    recipe = Recipe(cfg["env"], _world_keywords(cfg), rows=rows, batched=True, noise=cfg.get("action_noise") or {})
     found = probe(recipe, seed=plan.jobs[0].seed, options={"rows": [dict(plan.jobs[0].options)]} if plan.jobs[0].options else None)
     recipe = replace(recipe, state_names=found.state_names)
     spec = make_spec(

@@ -45,8 +45,8 @@ class Plan:
 
     def groups(self) -> list[tuple[EpisodeJob, ...]]:
         """Return the groups that run as one batch; none crosses a part."""
-        starts = [(start, min(start + self.batch, p.first + p.count)) for p in self.parts for start in range(p.first, p.first + p.count, self.batch)]
-        return [self.jobs[start:stop] for start, stop in starts]
+        parts = [self.jobs[part.first : part.first + part.count] for part in self.parts]
+        return [jobs[start : start + self.batch] for jobs in parts for start in range(0, len(jobs), self.batch)]
 
     def extended(self, jobs: Sequence[EpisodeJob]) -> Plan:
         """Return this plan with more episodes, in parts of their own."""

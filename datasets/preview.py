@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from gymnasium import Space
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -20,12 +22,15 @@ _SCALE = 3  # times a frame is enlarged, unless that makes it wider than
 _TILE = 192  # pixels
 _LINE = 16  # pixels of a caption line
 _BAR = 7  # pixels of the action bars
+_STEP = 30  # pixels of a step's number
 _GAP = 4
 _PAPER, _INK, _FAINT = (24, 26, 30), (235, 235, 235), (150, 155, 165)
 _COLOURS = ((88, 166, 255), (86, 211, 100), (248, 113, 93), (227, 179, 65), (188, 140, 255), (118, 227, 234))
 
 
-def contact_sheet(store: EpisodeStore, path: Path | str, *, episodes: Sequence[int] | None = None, steps: Sequence[int] | None = None) -> Path:
+def contact_sheet(
+    store: EpisodeStore, path: Path | str, *, episodes: Sequence[int] | None = None, steps: Sequence[int] | None = None
+) -> Path:
     """Draw one row an episode and one column a step.
 
     Args:
@@ -77,13 +82,14 @@ def pick_episodes(store: EpisodeStore, count: int) -> list[int]:
 
 def _write_mp4(grids: Iterator[NDArray[np.uint8]], path: Path, fps: float) -> Path:
     import av
+    from av.error import FFmpegError
 
     try:
         av.Codec("libx264", "w")
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise ImportError("this build of PyAV has no H.264 encoder") from error
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "20", "preset": "fast"})
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "20", "preset": "veryfast"})
         for number, grid in enumerate(grids):
             if number == 0:
                 stream.height, stream.width, stream.pix_fmt = grid.shape[0], grid.shape[1], "yuv420p"
@@ -118,7 +124,8 @@ def _tile(episode: Episode, t: int, space: Space[object], *, caption: bool) -> N
         frame = frame // 3
     parts = [frame, _bars(episode, now, space, frame.shape[1])]
     if caption:
-        parts.insert(0, _caption(f"{episode.scenario or 'episode'}  seed {episode.seed}  {now}", frame.shape[1]))
+        name = _caption(f"{episode.scenario or 'episode'}  seed {episode.seed}", frame.shape[1] - _STEP)
+        parts.insert(0, np.concatenate([name, _caption(str(now), _STEP)], axis=1))
     return np.pad(np.concatenate(parts), ((0, _GAP), (0, _GAP), (0, 0)), constant_values=_PAPER[0])
 
 
@@ -131,15 +138,16 @@ def _bars(episode: Episode, t: int, space: Space[object], width: int) -> NDArray
     if t < len(episode):
         draw = ImageDraw.Draw(image)
         values = np.clip(np.nan_to_num(to_features(space, episode.actions[t])), -1, 1)
+        rest = np.clip(to_features(space, np.zeros_like(episode.actions[t])), -1, 1) if isinstance(space, Box) else np.zeros_like(values)
         cell = width / len(values)
-        for i, value in enumerate(values):
-            middle = (i + 0.5) * cell
-            ends = sorted((middle, middle + float(value) * (cell / 2 - 2)))
-            draw.rectangle((ends[0], 1, ends[1], _BAR - 2), fill=_COLOURS[i % len(_COLOURS)])
-            draw.line((middle, 0, middle, _BAR), fill=_FAINT)
+        for i, (value, zero) in enumerate(zip(values.tolist(), rest.tolist(), strict=True)):
+            start, end = ((i + 0.5) * cell + x * (cell / 2 - 2) for x in (zero, value))
+            draw.rectangle((min(start, end), 1, max(start, end), _BAR - 2), fill=_COLOURS[i % len(_COLOURS)])
+            draw.line((start, 0, start, _BAR), fill=_FAINT)
     return np.asarray(image)
 
 
+@lru_cache(maxsize=4096)
 def _caption(words: str, width: int) -> NDArray[np.uint8]:
     image = Image.new("RGB", (width, _LINE), _PAPER)
     ImageDraw.Draw(image).text((2, 2), words, fill=_INK, font=ImageFont.load_default(size=11))

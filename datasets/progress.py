@@ -35,7 +35,9 @@ class Meter:
         self.seconds = 0.0
         self._planned = self._passed = self._stepped = 0
         self._episodes = self._there = 0
-        self._progress: Progress | None = None
+        self._began = 0.0
+        self._progress = Progress(disable=True)
+        self._task = self._progress.add_task("")
         self._printed = 0.0
 
     def start(self, *, frames: int, episodes: int, there: int) -> None:
@@ -61,7 +63,6 @@ class Meter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Take the bar down."""
-        assert self._progress is not None
         self.seconds += time.monotonic() - self._began
         self._show()
         self._progress.stop()
@@ -84,13 +85,13 @@ class Meter:
         return self.frames / self.seconds if self.seconds else 0.0
 
     def _show(self, *, force: bool = False) -> None:
-        assert self._progress is not None
         now = time.monotonic()
         elapsed = max(now - self._began, 1e-9)
         done = sum(self.counts.values())
         completed = min(max(self._passed, self._stepped), self._planned)
         rate = self._stepped / elapsed
-        text = f"{self._stepped:,} frames, {rate:,.0f} frames/s, {done} episodes, {self.counts['rejected']} rejected, {self.counts['failed']} failed"
+        lost = f"{self.counts['rejected']} rejected, {self.counts['failed']} failed"
+        text = f"{self._stepped:,} frames, {rate:,.0f} frames/s, {done} episodes, {lost}"
         self._progress.update(self._task, completed=completed, text=text)
         if not self.console.is_terminal and now - self._printed > _LINE_SECONDS and (force or completed):
             self._printed = now

@@ -121,7 +121,7 @@ class EpisodeReader:
         return self._read(record, FRAMES, start, stop)
 
     def _read(self, record: Mapping[str, Any], name: str, start: int, stop: int) -> NDArray[Any]:
-        part, slot = int(record["part"]), int(record["slot"])
+        part = int(record["part"])
         if (part, name) not in self._arrays:
             self._arrays[part, name] = open_array(self.path, part, name)
         whole = start == 0 and stop == int(record["length"]) + (name in (FRAMES, STATE))
@@ -137,7 +137,8 @@ def open_array(root: Path, part: int, name: str) -> Any:
     try:
         return zarr.open_array(array_path(root, part, name), mode="r", zarr_format=3)
     except Exception as error:
-        raise DatasetError(f"{array_path(root, part, name) / 'zarr.json'} is missing or damaged: restore it from a copy of the dataset") from error
+        file = array_path(root, part, name) / "zarr.json"
+        raise DatasetError(f"{file} is missing or damaged: restore it from a copy of the dataset") from error
 
 
 def read_slot(root: Path, array: Any, record: Mapping[str, Any], name: str, start: int, stop: int, *, check: bool) -> NDArray[Any]:
@@ -170,8 +171,9 @@ def read_attributes(root: Path) -> dict[str, Any]:
     attributes = read_json(root / "zarr.json").get("attributes", {}).get("worldsim")
     if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
         raise DatasetError(f"{root} is no worldsim dataset: its zarr.json lacks the attribute worldsim.format = {FORMAT!r}")
-    if str(attributes.get("version")).split(".")[0] != VERSION.split(".")[0]:
-        raise DatasetError(f"{root} has format version {attributes.get('version')}, this release reads {VERSION.split('.')[0]}.x: update worldsim")
+    major = VERSION.split(".")[0]
+    if str(attributes.get("version")).split(".")[0] != major:
+        raise DatasetError(f"{root} has format version {attributes.get('version')}, this release reads {major}.x: update worldsim")
     return attributes
 
 

@@ -103,7 +103,8 @@ def write_error(root: Path, error: OSError) -> DatasetError:
     """Say in one sentence that a dataset cannot be written, why, and what to do."""
     why = error.strerror or str(error)
     return DatasetError(
-        f"cannot write to dataset {root}: {why}; free space or choose another 'out'. Committed episodes are kept, the same command goes on from there"
+        f"cannot write to dataset {root}: {why}; free space or choose another 'out'. "
+        "Committed episodes are kept, the same command goes on from there"
     )
 
 
@@ -239,16 +240,16 @@ def _continue_dataset(root: Path, spec: DatasetSpec, plan: Plan) -> None:
     if not (root / "plan.json").exists():
         raise DatasetError(f"{root} exists and is no worldsim dataset: {way_out}")
     there = plan_from_json(read_json(root / "plan.json"))
-    group = zarr.open_group(root, mode="r+", zarr_format=3)
-    old = dict(group.attrs.asdict()["worldsim"])  # type: ignore[arg-type]
-    changed = [key for key, value in _identity(spec).items() if key != "generator" and canonical_json(old.get(key)) != canonical_json(value)]
+    old: dict[str, Any] = read_json(root / "zarr.json")["attributes"]["worldsim"]
+    told = {key: value for key, value in _identity(spec).items() if key != "generator"}
+    changed = [key for key, value in told.items() if canonical_json(old.get(key)) != canonical_json(value)]
     common = min(len(there.jobs), len(plan.jobs))
     if changed or there.cut(common).text() != plan.cut(common).text():
         raise DatasetError(f"{root} holds a dataset of another plan (different: {', '.join(changed) or 'episodes'}): {way_out}")
     if len(plan.jobs) > len(there.jobs):
         _create_parts(root, spec, plan, range(len(there.parts), len(plan.parts)))
         write_atomic(root / "plan.json", plan.text())
-        group.attrs["worldsim"] = {**old, "plan_sha256": plan.sha256()}
+        zarr.open_group(root, mode="r+", zarr_format=3).attrs["worldsim"] = {**old, "plan_sha256": plan.sha256()}
 
 
 def _create_parts(root: Path, spec: DatasetSpec, plan: Plan, numbers: Sequence[int]) -> None:

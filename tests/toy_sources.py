@@ -36,7 +36,7 @@ def shown_action(frames: NDArray[np.uint8]) -> NDArray[np.int64]:
 class ToySource(gym.Env[NDArray[np.uint8], NDArray[np.float32]]):
     """Ends by itself at a step drawn from the seed; fails as asked."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     observation_space = FRAMES
     action_space = ACTIONS
 
@@ -61,7 +61,7 @@ class ToySource(gym.Env[NDArray[np.uint8], NDArray[np.float32]]):
         frame = draw(self.color, float(action[0]), self.steps)
         return frame, reward, self.steps >= self.end, False, {"state": self._state()}
 
-    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8]:
         return draw(self.color, 0.0, self.steps)
 
     def _state(self) -> dict[str, float]:
@@ -71,7 +71,7 @@ class ToySource(gym.Env[NDArray[np.uint8], NDArray[np.float32]]):
 class ToyWorld(VectorEnv[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]):
     """B rows as one batch; rows end at different steps, and may be rejected."""
 
-    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_fps": 10}  # noqa: RUF012
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_fps": 10}
 
     def __init__(self, num_envs: int = 1, *, world: str = "toy", reject_at: int = -1) -> None:
         self.num_envs, self.world, self.reject_at = num_envs, world, reject_at
@@ -87,11 +87,13 @@ class ToyWorld(VectorEnv[NDArray[np.uint8], NDArray[np.float32], NDArray[np.floa
         rows = given.get("rows", [{}] * self.num_envs)
         assert len(rows) == len(seed) == self.num_envs
         fresh = [np.random.default_rng(one) for one in seed]
-        self.colors = np.where(mask, [row.get("context", int(rng.integers(1, 100))) for row, rng in zip(rows, fresh, strict=True)], self.colors)
+        drawn = [row.get("context", int(rng.integers(1, 100))) for row, rng in zip(rows, fresh, strict=True)]
+        self.colors = np.where(mask, drawn, self.colors)
         self.ends = np.where(mask, [int(rng.integers(10, 30)) for rng in fresh], self.ends)
         self.steps = np.where(mask, 0, self.steps)
         told = {"text": np.array([str(row.get("conditioning", {}).get("text", "")) for row in rows], dtype=object), "_text": mask}
-        return self._frames(np.zeros((self.num_envs, 2))), {"state": self._state(), "_state": mask, "conditioning": told, "_conditioning": mask}
+        infos = {"state": self._state(), "_state": mask, "conditioning": told, "_conditioning": mask}
+        return self._frames(np.zeros((self.num_envs, 2))), infos
 
     def step(self, actions: NDArray[np.float32]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         self.steps = self.steps + 1

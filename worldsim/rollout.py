@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import Space
 from gymnasium.vector import SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import concatenate, create_empty_array, iterate
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 from numpy.typing import NDArray
 
 from worldsim.episode import Conditioning, Episode
@@ -71,16 +71,22 @@ class RowPolicies:
 
 def iterate_actions(action_space: Space[Any], actions: Actions) -> list[Any]:
     """Take a batch of actions apart into single ones."""
-    from gymnasium.vector.utils import batch_space
-
     size = len(next(iter(actions.values())) if isinstance(actions, Mapping) else actions)
     return list(iterate(batch_space(action_space, size), actions))
 
 
 def stack_actions(action_space: Space[Any], actions: Sequence[Any]) -> Actions:
     """Lay single actions out as ``batch_space(action_space, B)``."""
-    stacked: Actions = concatenate(action_space, actions, create_empty_array(action_space, n=len(actions)))
-    return stacked
+    room: Any = create_empty_array(action_space, n=len(actions))
+    stacked: Any = concatenate(action_space, actions, room)
+    return cast("Actions", stacked)
+
+
+def reset(env: VectorEnv[Any, Any, Any], *, seeds: Sequence[int], options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    """Reset a vector environment with a seed a row, which Gymnasium's environments take and its annotation leaves out."""
+    call: Any = env.reset
+    frames, infos = call(seed=list(seeds), options=options)
+    return frames, infos
 
 
 def rollout(
@@ -112,7 +118,7 @@ def rollout(
         raise ValueError(f"{len(jobs)} jobs do not fit an environment of {env.num_envs} rows: give 1 to {env.num_envs}")
     rows = [*jobs, *[jobs[-1]] * (env.num_envs - len(jobs))]
     seeds = [job.seed for job in rows]
-    frames, infos = env.reset(seed=list(seeds), options=_reset_options(env, rows))
+    frames, infos = reset(env, seeds=seeds, options=_reset_options(env, rows))
     tapes = [_Tape(job, frames[b], _state(infos, b, state_names), row_info(infos, b)) for b, job in enumerate(rows)]
     first = np.ones(env.num_envs, dtype=np.bool_)
     state = _state_arrays(infos, state_names, env.num_envs)
@@ -128,7 +134,7 @@ def rollout(
         state = _state_arrays(infos, state_names, env.num_envs)
         first = np.asarray(terminated | truncated, dtype=np.bool_)
         if first.any() and any(tape.live for tape in tapes[: len(jobs)]):
-            frames, infos = env.reset(seed=list(seeds), options=_reset_options(env, rows, first))
+            frames, infos = reset(env, seeds=seeds, options=_reset_options(env, rows, first))
             fresh = _state_arrays(infos, state_names, env.num_envs)
             state = {name: np.where(first, fresh[name], state[name]) for name in state_names}
         if on_step is not None:
@@ -223,13 +229,15 @@ def _select(observation: Observation, rows: NDArray[np.int64]) -> Observation:
     )
 
 
-def _reset_options(env: VectorEnv[Any, Any, Any], rows: Sequence[EpisodeJob], mask: NDArray[np.bool_] | None = None) -> dict[str, Any] | None:
+def _reset_options(
+    env: VectorEnv[Any, Any, Any], rows: Sequence[EpisodeJob], mask: NDArray[np.bool_] | None = None
+) -> dict[str, Any] | None:
     options: dict[str, Any] = {}
     if any(job.options for job in rows):
         if not isinstance(env.unwrapped, SyncVectorEnv):
             options["rows"] = [dict(job.options) for job in rows]
         elif any(job.options != rows[0].options for job in rows):
-            raise ValueError("episodes of one group have different reset options, which this environment cannot take: record them in groups of 1")
+            raise ValueError("episodes of one group have different reset options, which this environment cannot take: use groups of 1")
         else:
             options.update(rows[0].options)
     if mask is not None:
