@@ -67,7 +67,7 @@ def probe(recipe: Recipe, *, seed: int, options: dict[str, Any] | None = None) -
         env.close()
 
 
-def run_plan(path: Path | str, spec: DatasetSpec, plan: Plan, recipe: Recipe, *, workers: int = 1, meter: Meter | None = None) -> None:
+def run_plan(path: Path | str, spec: DatasetSpec, plan: Plan, recipe: Recipe, *, workers: int = 1, meter: Meter | None = None) -> Plan:
     """Record what the dataset lacks of a plan.
 
     Args:
@@ -78,11 +78,14 @@ def run_plan(path: Path | str, spec: DatasetSpec, plan: Plan, recipe: Recipe, *,
         workers: Processes; 1 runs in this one.
         meter: Shows progress.
 
+    Returns:
+        The plan with the places that its episodes have in this dataset.
+
     Raises:
         DatasetError: The folder holds another plan, a group failed, a worker died, or the disk refuses. Commits are kept.
     """
     meter = meter or Meter(quiet=True)
-    create_dataset(path, spec, plan)
+    plan = create_dataset(path, spec, plan)
     writer = EpisodeWriter(path)
     groups = [jobs for jobs in plan.groups() if not all(writer.is_done(job.id) for job in jobs)]
     missing = sum(len(jobs) for jobs in groups)
@@ -91,6 +94,7 @@ def run_plan(path: Path | str, spec: DatasetSpec, plan: Plan, recipe: Recipe, *,
     with meter:
         for jobs, recorded in runner(str(path), recipe, groups, workers, meter.step):
             meter.finish(jobs, recorded)
+    return plan
 
 
 def close_run(path: Path | str, meter: Meter, console: Console, *, preview: bool) -> EpisodeReader:

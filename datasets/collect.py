@@ -73,7 +73,7 @@ def collect(cfg: Mapping[str, Any], *, console: Console | None = None) -> Episod
     plan: Plan | None = None
     while (missing := _missing_episodes(path, plan, cfg)) > 0:
         plan = _extend(plan, scenarios, missing, seed=int(cfg["seed"]), horizon=int(cfg["horizon"]))
-        run_plan(path, spec, plan, recipe, workers=workers, meter=meter)
+        plan = run_plan(path, spec, plan, recipe, workers=workers, meter=meter)
     return close_run(path, meter, console, preview=bool((cfg.get("writer") or {}).get("preview")))
 
 

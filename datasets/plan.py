@@ -57,6 +57,12 @@ class Plan:
         parts = [Part(p.first, min(p.count, count - p.first), p.horizon) for p in self.parts if p.first < count]
         return Plan(self.batch, self.scenarios, self.jobs[:count], tuple(parts))
 
+    def same_episodes(self, other: Plan, count: int) -> bool:
+        """Whether the first ``count`` episodes of two plans are made alike, wherever they lie."""
+        mine, theirs = self.to_json(), other.to_json()
+        pairs = [(mine["episodes"][:count], theirs["episodes"][:count]), *((mine[key], theirs[key]) for key in ("batch", "scenarios"))]
+        return all(canonical_json(a) == canonical_json(b) for a, b in pairs)
+
     def to_json(self) -> dict[str, Any]:
         """Describe the plan in JSON types."""
         return {

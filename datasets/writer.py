@@ -74,8 +74,11 @@ def make_spec(
     )
 
 
-def create_dataset(path: Path | str, spec: DatasetSpec, plan: Plan) -> None:
-    """Make an empty dataset, or check that the one there is the same plan's, and add the parts it lacks.
+def create_dataset(path: Path | str, spec: DatasetSpec, plan: Plan) -> Plan:
+    """Make an empty dataset; where there is one whose episodes begin as the plan's do, add what it lacks as new parts.
+
+    Returns:
+        The plan's episodes in the places that they have in this dataset.
 
     Raises:
         DatasetError: The folder holds something else, or cannot be written.
@@ -83,8 +86,7 @@ def create_dataset(path: Path | str, spec: DatasetSpec, plan: Plan) -> None:
     root = Path(path)
     try:
         if root.exists() and any(root.iterdir()):
-            _continue_dataset(root, spec, plan)
-            return
+            return _continue_dataset(root, spec, plan)
         fresh = root.with_name(f".{root.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
@@ -95,6 +97,7 @@ def create_dataset(path: Path | str, spec: DatasetSpec, plan: Plan) -> None:
             root.rmdir()
         fresh.rename(root)
         sync_folder(root.parent)
+        return plan
     except OSError as error:
         raise write_error(root, error) from error
 
@@ -235,7 +238,7 @@ def _identity(spec: DatasetSpec) -> dict[str, Any]:
     return {**fields, "frame_size": list(spec.frame_size), "state_names": list(spec.state_names)}
 
 
-def _continue_dataset(root: Path, spec: DatasetSpec, plan: Plan) -> None:
+def _continue_dataset(root: Path, spec: DatasetSpec, plan: Plan) -> Plan:
     way_out = "choose another 'out', or remove that folder"
     if not (root / "plan.json").exists():
         raise DatasetError(f"{root} exists and is no worldsim dataset: {way_out}")
@@ -244,12 +247,15 @@ def _continue_dataset(root: Path, spec: DatasetSpec, plan: Plan) -> None:
     told = {key: value for key, value in _identity(spec).items() if key != "generator"}
     changed = [key for key, value in told.items() if canonical_json(old.get(key)) != canonical_json(value)]
     common = min(len(there.jobs), len(plan.jobs))
-    if changed or there.cut(common).text() != plan.cut(common).text():
+    if changed or not there.same_episodes(plan, common):
         raise DatasetError(f"{root} holds a dataset of another plan (different: {', '.join(changed) or 'episodes'}): {way_out}")
-    if len(plan.jobs) > len(there.jobs):
-        _create_parts(root, spec, plan, range(len(there.parts), len(plan.parts)))
-        write_atomic(root / "plan.json", plan.text())
-        zarr.open_group(root, mode="r+", zarr_format=3).attrs["worldsim"] = {**old, "plan_sha256": plan.sha256()}
+    if len(plan.jobs) <= common:
+        return there.cut(common)
+    longer = there.extended(plan.jobs[common:])
+    _create_parts(root, spec, longer, range(len(there.parts), len(longer.parts)))
+    write_atomic(root / "plan.json", longer.text())
+    zarr.open_group(root, mode="r+", zarr_format=3).attrs["worldsim"] = {**old, "plan_sha256": longer.sha256()}
+    return longer
 
 
 def _create_parts(root: Path, spec: DatasetSpec, plan: Plan, numbers: Sequence[int]) -> None:

@@ -75,6 +75,16 @@ def test_short_episodes_are_made_up_for(settings: dict[str, Any]) -> None:
     assert verify(store.path) == []
 
 
+def test_more_frames_go_on_from_fewer(settings: dict[str, Any], tmp_path: Path) -> None:
+    first = run(settings, frames=40)
+    times = {path: path.stat().st_mtime_ns for path in (first.path / "commits").rglob("*.json")}
+    grown, whole = run(settings), run(settings, out=str(tmp_path / "whole"))
+    assert grown.info.fingerprint == whole.info.fingerprint
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert len(run(settings, frames=40)) == len(grown)
+    assert verify(grown.path) == []
+
+
 def test_an_interrupted_recording_goes_on(settings: dict[str, Any]) -> None:
     whole = run(settings).info.fingerprint
     for name in ("000000", "000005"):
