@@ -15,6 +15,7 @@ from worldsim.types import Actions, Observation
 
 _NEEDED = ("path_angle_near", "path_angle_far", "speed")
 _NEAR, _FAR = 8.0, 22.0  # units along the road to the two points
+_CALM = 25.0  # units/s from which on a steady hand looks farther ahead
 _STEER_SECONDS, _PEDAL_SECONDS = 0.4, 0.8  # correlation times of the noise
 _STRONG = 0.3  # noise from which on bursts happen
 
@@ -30,6 +31,7 @@ class Style:
         gain: Steering (fraction of full lock) for each rad of bearing.
         lane: Distance kept from the centre line [units], left positive.
         bursts: Bursts of held random actions a second.
+        weaves: Whether the near point alone is steered at, which sways from side to side above some 35 units/s.
     """
 
     speed: float
@@ -38,6 +40,7 @@ class Style:
     gain: float
     lane: float
     bursts: float
+    weaves: bool
 
 
 class PurePursuit:
@@ -45,8 +48,9 @@ class PurePursuit:
 
     Needs the labelled state ``path_angle_near``, ``path_angle_far`` [rad, left positive] and ``speed`` [units/s],
     so it drives a recorded simulator and any learned world that predicts these names.
-    Every episode draws its style from its seed: speed, cornering, lane, and one of ``noises``: slowly varying noise on
-    wheel and pedals, from 0.3 on also bursts in which a random action, a skid, a full stop or a turn off the road is held.
+    Every episode draws its style from its seed: speed, cornering, lane, a steady or a weaving hand, and one of ``noises``:
+    slowly varying noise on wheel and pedals, from 0.3 on also bursts in which a random action, a skid, a full stop or a turn
+    off the road is held.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class PurePursuit:
         noises: Sequence[float] = (0.0, 0.1, 0.3, 0.6),
         burst: float = 0.6,
         lane: float = 2.0,
+        weaving: float = 0.3,
         fps: float = 25.0,
     ) -> None:
         """Build the driver.
@@ -67,6 +72,7 @@ class PurePursuit:
             noises: Strengths of which every episode draws one; 0 drives cleanly.
             burst: Bursts a second at noise 1; in proportion below, none under 0.3.
             lane: Farthest distance kept from the centre line [units].
+            weaving: Share of episodes that are driven with a weaving hand, with hard steering at speed.
             fps: Actions a second.
 
         Raises:
@@ -80,8 +86,11 @@ class PurePursuit:
             raise ValueError(f"noises={tuple(noises)} must hold at least one strength, none below 0")
         if burst < 0 or fps <= 0:
             raise ValueError(f"burst={burst} must be 0 or more and fps={fps} above 0")
+        if not 0 <= weaving <= 1:
+            raise ValueError(f"weaving={weaving} must be a share in 0..1")
         self._low, self._high = action_space.low.tolist(), action_space.high.tolist()
         self._speeds, self._noises, self._burst, self._lane, self._fps = speeds, tuple(noises), burst, lane, fps
+        self._weaving = weaving
         self._rows = Rows(self._begin, salt=0x9E37)
 
     def act(self, observation: Observation) -> Actions:
@@ -108,6 +117,7 @@ class PurePursuit:
             gain=float(rng.uniform(1.6, 2.2)),
             lane=float(rng.uniform(-self._lane, self._lane)),
             bursts=self._burst * noise if noise >= _STRONG else 0.0,
+            weaves=float(rng.spawn(1)[0].random()) < self._weaving,
         )
         return Driver(style, rng, 1 / self._fps)
 
@@ -132,10 +142,18 @@ class Driver:
         if self._left > 0:
             self._left -= 1
             return self._held
-        steer = -style.gain * (near + math.atan2(style.lane, _NEAR)) - 0.4 * far + style.noise * self._wheel
+        steer = self._steer(near, far, speed) + style.noise * self._wheel
         pedal = 0.08 * (self._wanted(near, far) - speed) + 0.5 * style.noise * self._pedals
         gas = min(max(pedal, 0.0), 0.7) * (1 - 0.6 * min(abs(steer), 1.0))
         return steer, gas, min(max(-pedal - 0.1, 0.0), 0.8)
+
+    def _steer(self, near: float, far: float, speed: float) -> float:
+        """Steer at the near point, shifted by the lane; a steady hand goes over to the far point with speed."""
+        close = self._style.gain * (near + math.atan2(self._style.lane, _NEAR))
+        if self._style.weaves:
+            return -close - 0.4 * far
+        share = min(1.0, _CALM / max(speed, 1e-6)) ** 2
+        return -share * (close + 0.2 * far) - (1 - share) * 0.5 * (far + math.atan2(self._style.lane, _FAR))
 
     def _wanted(self, near: float, far: float) -> float:
         """Speed [units/s] at which the bend ahead is taken with the style's grip; slow where the road is out of sight."""

@@ -216,17 +216,18 @@ def test_impossible_noise_is_refused(strengths: dict[str, float], space: str) ->
 # ---------------------------------------------------------------- pursuit
 
 
-def drive(noise: float, seed: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> NDArray[np.float64]:
-    """Labelled state by step of one driven episode, ``(T, S)``."""
+def drive(noise: float, seed: int, steps: int, monkeypatch: pytest.MonkeyPatch, **style: Any) -> NDArray[np.float64]:
+    """Labelled state and steering by step of one driven episode, ``(T, S + 1)``."""
     env = CarRacingSource(warmup=(50, 200))
     monkeypatch.setattr(env.core, "draw", lambda size: np.zeros((size, size, 3), np.uint8))
-    policy = PurePursuit(env.action_space, noises=(noise,))
+    policy = PurePursuit(env.action_space, noises=(noise,), **style)
     _, info = env.reset(seed=seed)
     rows = []
     for step in range(steps):
         state = {name: [value] for name, value in info["state"].items()}
-        _, _, terminated, _, info = env.step(policy.act(seen([seed], first=step == 0, state=state))[0])
-        rows.append(list(info["state"].values()))
+        action = policy.act(seen([seed], first=step == 0, state=state))[0]
+        _, _, terminated, _, info = env.step(action)
+        rows.append([*info["state"].values(), action[0]])
         if terminated:
             break
     return np.array(rows)
@@ -235,6 +236,11 @@ def drive(noise: float, seed: int, steps: int, monkeypatch: pytest.MonkeyPatch) 
 def test_without_noise_the_car_stays_on_the_road(monkeypatch: pytest.MonkeyPatch) -> None:
     on_road = [drive(0.0, seed, 400, monkeypatch)[:, CarRacingSource.state_names.index("on_road")] for seed in range(5)]
     assert np.concatenate(on_road).mean() > 0.99
+
+
+def test_a_steady_hand_steers_less_at_speed_than_a_weaving_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    steady, weaving = (drive(0.0, 2, 150, monkeypatch, speeds=(55, 55), weaving=share)[:, -1] for share in (0.0, 1.0))
+    assert np.abs(np.diff(steady)).mean() < 0.5 * np.abs(np.diff(weaving)).mean()
 
 
 def test_strong_noise_leaves_the_road_stands_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +269,7 @@ def test_pursuit_needs_its_labels_and_a_drivers_space() -> None:
 
 
 @pytest.mark.parametrize(
-    "keywords", [{"speeds": (0, 5)}, {"speeds": (9, 5)}, {"noises": ()}, {"noises": (-0.1,)}, {"burst": -1}, {"fps": 0}]
+    "keywords", [{"speeds": (0, 5)}, {"speeds": (9, 5)}, {"noises": ()}, {"noises": (-0.1,)}, {"burst": -1}, {"weaving": 2}, {"fps": 0}]
 )
 def test_pursuit_refuses_impossible_keywords(keywords: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(keywords))):
