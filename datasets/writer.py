@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -149,21 +150,23 @@ class EpisodeWriter:
 
     def _write(self, job: EpisodeJob, episode: Episode, seconds: float) -> dict[str, Any]:
         part, slot = self.plan.place(job.id)
-        hashes, folders = {}, set()
-        for name, values in episode_arrays(episode).items():
-            array = self._array(part, name)
-            file = shard_path(self.root, part, name, slot, array.ndim)
-            file.unlink(missing_ok=True)
-            array[slot, : len(values)] = values
-            if len(values):
-                sync_file(file)
-            folders.add(file.parent)
-            hashes[name] = sha256_array(values.astype(array.dtype, copy=False))
-        for folder in sorted(folders):
-            sync_folder(folder)
+        arrays = episode_arrays(episode)
+        with ThreadPoolExecutor(len(arrays)) as pool:  # the disk syncs several files in the time of one
+            hashes = dict(zip(arrays, pool.map(lambda name: self._write_array(part, slot, name, arrays[name]), arrays), strict=True))
         record = _record(job, episode, part, slot, hashes, seconds)
         write_atomic(commit_path(self.root, part, slot), canonical_json(record))
         return record
+
+    def _write_array(self, part: int, slot: int, name: str, values: NDArray[Any]) -> str:
+        """Write one array of an episode, all the way to the disk, and return its hash."""
+        array = self._array(part, name)
+        file = shard_path(self.root, part, name, slot, array.ndim)
+        file.unlink(missing_ok=True)
+        array[slot, : len(values)] = values
+        if len(values):
+            sync_file(file)
+        sync_folder(file.parent)
+        return sha256_array(values.astype(array.dtype, copy=False))
 
     def _array(self, part: int, name: str) -> Any:
         if (part, name) not in self._arrays:
