@@ -45,6 +45,15 @@ def test_options_of_groups_are_chosen_in_a_file_and_on_the_command_line(write: A
     assert compose("collect", ["source=carracing"], write("source: gym\n")).source.name == "carracing"
 
 
+def test_a_group_may_take_several_options(write: Any) -> None:
+    assert list(compose("generate", ["scenario=night"]).scenario) == ["night"]
+    assert list(compose("generate", ["scenario=[night,calm]"]).scenario) == ["night", "calm"]
+    config = compose("generate", ["scenario.calm.horizon=3"], write("scenario: [calm]\nscenario.mine: {horizon: 4}\n"))
+    assert {name: scenario.horizon for name, scenario in config.scenario.items()} == {"calm": 3, "mine": 4}
+    with pytest.raises(ConfigError, match=r"scenario has no option 'nihgt': did you mean 'night'"):
+        compose("generate", ["scenario=[calm,nihgt]"])
+
+
 def test_keywords_of_a_target_are_settings_even_if_the_shipped_file_does_not_list_them() -> None:
     assert compose("collect", ["policy=random", "policy.hold=[2,3]"]).policy.hold == [2, 3]
     with pytest.raises(ConfigError, match=r"unknown key 'policy.hodl': did you mean 'hold'"):
@@ -102,12 +111,19 @@ def test_a_value_that_has_to_be_given_is_asked_for() -> None:
     assert compose("collect", ["source=gym"], allow_missing=True).source.size == 64
 
 
+def test_settings_that_do_not_exist_are_named() -> None:
+    for function in (compose, group_options):
+        with pytest.raises(ConfigError, match=r"there are no settings for 'colect'"):
+            function("colect")
+
+
 def test_numbers_take_the_type_of_the_default() -> None:
     assert compose("collect", ["seed=3.0", "out=2024"]).out == "2024"
     assert isinstance(compose("collect", ["seed=3.0"]).seed, int)
 
 
 def test_groups_are_listed() -> None:
+    assert "night" in group_options("generate")["scenario"]
     assert {"carracing", "gym"} <= set(group_options("collect")["source"])
 
 

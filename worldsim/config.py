@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_loader import ConfigLoader
@@ -17,19 +16,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml.composer import ComposerError
 
 from worldsim.targets import ConfigError, check_name, instantiate_allowed, keyword_names, locate, resolved, suggest, targets
+from worldsim.user_yaml import load_user_yaml, parse_yaml
 
 __all__ = ["ConfigError", "compose", "instantiate_allowed", "load_user_yaml", "suggest"]
 
-MAX_YAML_BYTES = 1 << 20
+CONFIGS = Path(__file__).parent / "configs"
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a group"}
-_RESOLVER = re.compile(r"\$\{[^}]*(:|\$\{)")
 _REFERENCE = re.compile(r"\?\?\?|\$\{[^}]*\}")
-
-Lines = dict[tuple[str, ...], int]
 
 
 @dataclass(frozen=True)
@@ -76,8 +71,9 @@ def compose(name: str, overrides: Sequence[str] = (), file: str | Path | None = 
     edits = [*_file_edits(file), *map(_override_edit, overrides)]
     with initialize_config_module("worldsim.configs", version_base="1.3"):
         base, rest = _choose(name, edits)
+    free = _list_groups(name)
     for edit in rest:
-        _apply(base, edit)
+        _apply(base, edit, free)
     config = OmegaConf.create(base)
     missing = list(_missing(base))
     if missing and not allow_missing:
@@ -94,9 +90,16 @@ def compose(name: str, overrides: Sequence[str] = (), file: str | Path | None = 
 def group_options(name: str) -> dict[str, list[str]]:
     """Return the groups that the settings of command ``name`` draw on, and the options of each."""
     with initialize_config_module("worldsim.configs", version_base="1.3"):
-        groups = _compose(name, []).hydra.runtime.choices
+        groups = [*_compose(name, []).hydra.runtime.choices, *_list_groups(name)]
         loader = _loader()
         return {group: loader.get_group_options(group.partition("@")[0]) for group in groups if not group.startswith("hydra/")}
+
+
+def _list_groups(name: str) -> frozenset[str]:
+    """Return the groups of which a command takes several options; the command checks what stands below them."""
+    config = OmegaConf.load(CONFIGS / f"{name}.yaml")
+    defaults = config.get("defaults", []) if isinstance(config, DictConfig) else []
+    return frozenset(str(key) for item in defaults if OmegaConf.is_dict(item) for key, value in item.items() if OmegaConf.is_list(value))
 
 
 def _loader() -> ConfigLoader:
@@ -107,22 +110,22 @@ def _loader() -> ConfigLoader:
 
 def _choose(name: str, edits: Sequence[Edit]) -> tuple[dict[str, Any], list[Edit]]:
     """Compose with the options that ``edits`` choose; return plain settings and the edits that set values."""
-    chosen: list[Edit] = []
+    chosen: dict[str, Edit] = {}
+    rest = list(edits)
     while True:
-        config = _compose(name, [f"{edit.key}={edit.value}" for edit in chosen])
-        groups = config.hydra.runtime.choices
-        more = [edit for edit in edits if edit not in chosen and edit.key in groups and isinstance(edit.value, str)]
+        config = _compose(name, [f"{key}={_option_text(edit.value)}" for key, edit in chosen.items()])
+        groups, several = config.hydra.runtime.choices, _list_groups(name)
+        more = [edit for edit in rest if (edit.key in groups or edit.key in several) and _names_options(edit, edit.key in several)]
         if not more:
             break
         for edit in more:
-            _check_option(_loader(), edit)
-        keys = {edit.key for edit in more}
-        chosen = [edit for edit in chosen if edit.key not in keys] + list({edit.key: edit for edit in more}.values())
-        edits = [edit for edit in edits if edit in chosen or edit not in more]
+            _check_options(_loader(), edit)
+            chosen[edit.key] = edit
+        rest = [edit for edit in rest if edit not in more]
     base = OmegaConf.to_container(config, resolve=False)
     assert isinstance(base, dict), "a primary config is a mapping"
     del base["hydra"]
-    return {str(key): value for key, value in base.items()}, [edit for edit in edits if edit not in chosen]
+    return {str(key): value for key, value in base.items()}, rest
 
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:
@@ -132,27 +135,36 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
         raise ConfigError(f"there are no settings for {name!r}: {str(error).splitlines()[0]}") from error
 
 
-def _check_option(loader: ConfigLoader, edit: Edit) -> None:
+def _names_options(edit: Edit, several: bool) -> bool:
+    return isinstance(edit.value, str) or (several and isinstance(edit.value, list))
+
+
+def _option_text(value: Any) -> str:
+    return f"[{','.join(value)}]" if isinstance(value, list) else str(value)
+
+
+def _check_options(loader: ConfigLoader, edit: Edit) -> None:
     options = loader.get_group_options(edit.key.partition("@")[0])
-    if edit.value not in options:
-        raise ConfigError(f"{edit.place}: {edit.key} has no option {edit.value!r}: {suggest(edit.value, options)}")
+    for value in edit.value if isinstance(edit.value, list) else [edit.value]:
+        if value not in options:
+            raise ConfigError(f"{edit.place}: {edit.key} has no option {value!r}: {suggest(str(value), options)}")
 
 
 # ---------------------------------------------------------------- values
 
 
-def _apply(base: dict[str, Any], edit: Edit) -> None:
-    """Set one value in plain settings ``base``, or raise ConfigError."""
+def _apply(base: dict[str, Any], edit: Edit, free: frozenset[str] = frozenset()) -> None:
+    """Set one value in plain settings ``base``, or raise ConfigError; below the keys ``free`` anything goes."""
     if isinstance(edit.value, Mapping) and not _replaces(base, edit):
         for key, value in edit.value.items():
-            _apply(base, edit.at(*str(key).split("."), value=value))
+            _apply(base, edit.at(*str(key).split("."), value=value), free)
         return
     node: Any = base
     for depth, part in enumerate(edit.path[:-1]):
-        _check_key(node, part, edit, depth)
+        _check_key(node, part, edit, depth, free)
         node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
     last = edit.path[-1]
-    _check_key(node, last, edit, len(edit.path) - 1)
+    _check_key(node, last, edit, len(edit.path) - 1, free)
     if isinstance(node, list):
         node[int(last)] = edit.value
     else:
@@ -167,7 +179,7 @@ def _replaces(base: Any, edit: Edit) -> bool:
     return not isinstance(node, dict) or edit.value.get("_target_", node.get("_target_")) != node.get("_target_")
 
 
-def _check_key(node: Any, part: str, edit: Edit, depth: int) -> None:
+def _check_key(node: Any, part: str, edit: Edit, depth: int, free: frozenset[str]) -> None:
     """Refuse a key that ``node`` lacks, unless it is open: empty, or a ``_target_`` that takes the keyword."""
     parent = ".".join(edit.path[:depth])
     if isinstance(node, list):
@@ -176,7 +188,7 @@ def _check_key(node: Any, part: str, edit: Edit, depth: int) -> None:
         return
     if not isinstance(node, dict):
         raise ConfigError(f"{edit.place}: {parent} is {node!r}: it has no key {part!r}")
-    if part in node or (not node and depth):
+    if part in node or (not node and depth) or edit.path[0] in free:
         return
     known = {str(key): False for key in node}
     if "_target_" in node:
@@ -242,69 +254,8 @@ def _plain(value: Any) -> Any:
     return [_plain(child) for child in value] if isinstance(value, list) else value
 
 
-# ---------------------------------------------------------------- a user's YAML
-
-
-def load_user_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file of at most 1 MiB that nobody vouches for: plain values only, no aliases, no resolvers.
-
-    Raises:
-        ConfigError: The file is no such YAML; the message names file and line.
-        OSError: The file cannot be read.
-    """
-    return _parse(Path(path))[0]
-
-
 def _file_edits(file: str | Path | None) -> list[Edit]:
     if file is None:
         return []
-    content, lines = _parse(Path(file))
+    content, lines = parse_yaml(Path(file))
     return [Edit(tuple(key.split(".")), value, str(file), lines) for key, value in content.items()]
-
-
-def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
-    if path.stat().st_size > MAX_YAML_BYTES:
-        raise ConfigError(f"{path} has {path.stat().st_size} bytes: settings have at most {MAX_YAML_BYTES}; is it the right file?")
-    try:
-        text = path.read_text(encoding="utf-8")
-        lines = dict(_walk(yaml.compose(text, Loader=_NoAliases), path))
-        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if lines else {}
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: settings are YAML") from error
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{line}: this is not the YAML that settings are written in: {error.problem}") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: this is not the YAML that settings are written in: {str(error).splitlines()[0]}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path} is nested too deeply: settings have a handful of levels") from error
-    assert isinstance(content, dict), "checked while walking"
-    return {str(key): value for key, value in content.items()}, lines
-
-
-class _NoAliases(yaml.SafeLoader):
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise ComposerError(None, None, "aliases (*name) are not allowed: repeat the value", mark)
-        return super().compose_node(parent, index)
-
-
-def _walk(node: yaml.Node | None, path: Path, where: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Yield the line of every key below a mapping, and check keys and text on the way."""
-    if not where and node is not None and not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{path}:{node.start_mark.line + 1}: settings are lines of 'key: value'")
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.tag != "tag:yaml.org,2002:str":
-                raise ConfigError(f"{path}:{line}: key {key.value!r} is no text: quote it")
-            below = (*where, *key.value.split("."))
-            yield below, line
-            yield from _walk(value, path, below)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            yield from _walk(value, path, (*where, str(i)))
-    elif isinstance(node, yaml.ScalarNode) and _RESOLVER.search(node.value):
-        line = node.start_mark.line + 1
-        raise ConfigError(f"{path}:{line}: {node.value!r} calls a resolver: a settings file may only refer to keys, as ${{seed}}")
