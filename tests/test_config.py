@@ -186,7 +186,7 @@ EVIL = [
     "os.system",
     "builtins.eval",
     "subprocess.Popen",
-    "worldsim.config.yaml.unsafe_load",
+    "worldsim.user_yaml.yaml.unsafe_load",
     "worldsim.config.Path",
     "worldsim.config.hydra_compose",
     "worldsim.targets.os.system",
