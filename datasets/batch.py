@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -36,12 +36,14 @@ class Probe:
         fps: Frames a second of simulated time.
         action_space: Space of one action.
         state_names: Names of its labelled state.
+        checkpoint: What a learned world says of its weights (``metadata["checkpoint"]``: name, sha256); empty for a simulator.
     """
 
     frame_size: tuple[int, int]
     fps: float
     action_space: Space[Any]
     state_names: tuple[str, ...]
+    checkpoint: Mapping[str, Any]
 
 
 def probe(recipe: Recipe, *, seed: int, options: dict[str, Any] | None = None) -> Probe:
@@ -60,7 +62,8 @@ def probe(recipe: Recipe, *, seed: int, options: dict[str, Any] | None = None) -
             )
         fps = env.metadata.get("render_fps") or 30.0
         names = tuple(row_info(infos, 0).get("state", {}))
-        return Probe((frames.shape[1], frames.shape[2]), float(fps), env.single_action_space, names)
+        size = (frames.shape[1], frames.shape[2])
+        return Probe(size, float(fps), env.single_action_space, names, dict(env.metadata.get("checkpoint") or {}))
     except gym.error.Error as error:
         raise DatasetError(f"environment {recipe.env!r} cannot be reset: {error}") from error
     finally:

@@ -59,7 +59,7 @@ def generate(cfg: Mapping[str, Any], *, console: Console | None = None) -> Episo
         fps=found.fps,
         action_space=found.action_space,
         state_names=found.state_names,
-        source={"id": recipe.env, "kwargs": {"world": cfg["world"]}},
+        source={"id": recipe.env, "kwargs": {"world": cfg["world"]}, "checkpoint": found.checkpoint},
         licence=cfg.get("licence") or "unknown",
         root_seed=int(cfg["seed"]),
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from worldsim.datasets.work import Recorded
 from worldsim.rollout import EpisodeJob
@@ -55,7 +55,9 @@ class Meter:
     def __enter__(self) -> Meter:
         """Show the bar."""
         self._began = self._printed = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+        whole = Column(no_wrap=True)
+        left = TimeRemainingColumn(compact=True, table_column=whole)
+        columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}", table_column=whole), left)
         self._progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self._task = self._progress.add_task(self.title, total=self._planned, text="")
         self._progress.start()
@@ -90,8 +92,8 @@ class Meter:
         done = sum(self.counts.values())
         completed = min(max(self._passed, self._stepped), self._planned)
         rate = self._stepped / elapsed
-        lost = f"{self.counts['rejected']} rejected, {self.counts['failed']} failed"
-        text = f"{self._stepped:,} frames, {rate:,.0f} frames/s, {done} episodes, {lost}"
+        lost = [f"{count} {status}" for status, count in self.counts.items() if count and status != "ok"]
+        text = ", ".join([f"{self._stepped:,} frames", f"{rate:,.0f}/s", f"{done} episodes", *lost])
         self._progress.update(self._task, completed=completed, text=text)
         if not self.console.is_terminal and now - self._printed > _LINE_SECONDS and (force or completed):
             self._printed = now

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import zarr
 from gymnasium import Space
@@ -35,6 +39,7 @@ from worldsim.datasets.layout import (
     part_name,
     read_json,
     sha256_array,
+    sha256_text,
     shard_path,
     sync_file,
     sync_folder,
@@ -71,7 +76,14 @@ def make_spec(
         source=dict(source or {}),
         licence=licence,
         root_seed=root_seed,
-        generator={"worldsim": worldsim.__version__, "zarr": zarr.__version__, "numpy": np.__version__},
+        generator={
+            "worldsim": worldsim.__version__,
+            "python": platform.python_version(),
+            "gymnasium": gymnasium.__version__,
+            "zarr": zarr.__version__,
+            "numpy": np.__version__,
+            **({"torch": str(torch.__version__)} if (torch := sys.modules.get("torch")) is not None else {}),
+        },
     )
 
 
@@ -98,9 +110,9 @@ def create_dataset(path: Path | str, spec: DatasetSpec, plan: Plan) -> Plan:
             root.rmdir()
         fresh.rename(root)
         sync_folder(root.parent)
-        return plan
     except OSError as error:
         raise write_error(root, error) from error
+    return plan
 
 
 def write_error(root: Path, error: OSError) -> DatasetError:
@@ -153,8 +165,16 @@ class EpisodeWriter:
         arrays = episode_arrays(episode)
         with ThreadPoolExecutor(len(arrays)) as pool:  # the disk syncs several files in the time of one
             hashes = dict(zip(arrays, pool.map(lambda name: self._write_array(part, slot, name, arrays[name]), arrays), strict=True))
-        record = _record(job, episode, part, slot, hashes, seconds)
-        write_atomic(commit_path(self.root, part, slot), canonical_json(record))
+        path = commit_path(self.root, part, slot)
+        record = {
+            **_record(job, episode, seconds),
+            "part": part,
+            "slot": slot,
+            "sha256": hashes,
+            "scenario_sha256": sha256_text(canonical_json(self.plan.scenarios.get(job.scenario, {}))),
+            "attempt": 1 + (read_json(path)["attempt"] if path.exists() else 0),
+        }
+        write_atomic(path, canonical_json(record))
         return record
 
     def _write_array(self, part: int, slot: int, name: str, values: NDArray[Any]) -> str:
@@ -210,11 +230,9 @@ def episode_arrays(episode: Episode) -> dict[str, NDArray[Any]]:
     return {**arrays, STATE: episode.state} if episode.state.shape[1] else arrays
 
 
-def _record(job: EpisodeJob, episode: Episode, part: int, slot: int, hashes: Mapping[str, str], seconds: float) -> dict[str, Any]:
+def _record(job: EpisodeJob, episode: Episode, seconds: float) -> dict[str, Any]:
     return {
         "episode": job.id,
-        "part": part,
-        "slot": slot,
         "length": len(episode),
         "frames": len(episode.frames),
         "status": episode.status,
@@ -225,7 +243,7 @@ def _record(job: EpisodeJob, episode: Episode, part: int, slot: int, hashes: Map
         "return": float(episode.rewards[np.isfinite(episode.rewards)].sum()),
         "conditioning": conditioning_to_json(episode.conditioning),
         "params": dict(episode.params),
-        "sha256": dict(hashes),
+        "worker": os.getpid(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds)),
         "seconds": round(seconds, 3),
     }

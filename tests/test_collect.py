@@ -16,7 +16,7 @@ from rich.console import Console
 from worldsim.datasets import layout
 from worldsim.datasets import writer as writing
 from worldsim.datasets.collect import collect, main, policy_mix
-from worldsim.datasets.reader import EpisodeReader
+from worldsim.datasets.reader import EpisodeReader, read_commits
 from worldsim.datasets.verify import verify
 
 DICE = {"_target_": "toy_sources.Dice"}
@@ -128,6 +128,7 @@ def test_failed_episodes_are_tried_again_and_nothing_usable_says_why(settings: d
     for _ in range(2):
         with pytest.raises(ValueError, match="none of the 8 episodes is usable; the first reason: reward is not finite at step 3"):
             run(failing(settings, nan_at=3))
+    assert {record["attempt"] for record in read_commits(Path(settings["out"]))} == {2}
 
 
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_every_scenario_runs_with_every_seed(settings: dict[str, Any]) -> None:
     held = store[3]
     assert (len(held), held.state[0, 1], held.conditioning, held.policy) == (6, 42, Conditioning(text="fog"), "Dice")
     assert held.params == {"context": 42, "action_noise": {}}
-    assert store.info.source == {"id": "toy_sources:ToyWorld-v0", "kwargs": {"world": "toy"}}
+    assert store.info.source == {"id": "toy_sources:ToyWorld-v0", "kwargs": {"world": "toy"}, "checkpoint": {"name": "toy", "sha256": "0"}}
     assert verify(store.path) == []
 
 

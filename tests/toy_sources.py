@@ -71,7 +71,7 @@ class ToySource(gym.Env[NDArray[np.uint8], NDArray[np.float32]]):
 class ToyWorld(VectorEnv[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]):
     """B rows as one batch; rows end at different steps, and may be rejected."""
 
-    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_fps": 10}
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_fps": 10, "checkpoint": {"name": "toy", "sha256": "0"}}
 
     def __init__(self, num_envs: int = 1, *, world: str = "toy", reject_at: int = -1) -> None:
         self.num_envs, self.world, self.reject_at = num_envs, world, reject_at
