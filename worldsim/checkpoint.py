@@ -1,0 +1,106 @@
+"""Worlds on disk: finding them by name, reading components in diffusers' folder style, and noticing damage."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from worldsim.spec import FILE
+
+SHIPPED = Path(__file__).parent / "worlds"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+COMPONENTS = ("tokenizer", "dynamics", "heads")
+
+M = TypeVar("M", bound=ModelMixin)
+
+
+def shipped_worlds() -> list[str]:
+    """Return the names of the worlds in the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{FILE}"))
+
+
+def resolve(name: str | Path) -> Path:
+    """Return the folder of a world: a shipped one, else a local folder, else a Hub repository's snapshot.
+
+    Raises:
+        ValueError: There is no such world.
+    """
+    if str(name) in shipped_worlds():
+        return SHIPPED / str(name)
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _download(name)
+    close = difflib.get_close_matches(str(name), shipped_worlds(), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"shipped worlds are {shipped_worlds()}"
+    raise ValueError(f"world {str(name)!r} is neither shipped nor a folder nor a Hub repository (owner/name): {hint}")
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:
+        raise ValueError(f"world {name!r} is no local folder and could not be fetched from the Hub: {error}") from error
+
+
+def read_files(folder: Path) -> list[Path]:
+    """Return the files that make up a world, sorted.
+
+    Raises:
+        ValueError: One is missing.
+    """
+    files = [folder / FILE, *(folder / part / file for part in COMPONENTS for file in ("config.json", WEIGHTS))]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"world {folder} is incomplete: {file.relative_to(folder)} is missing; restore it from a copy of the checkpoint")
+    return sorted([*files, *folder.glob("contexts.safetensors")])
+
+
+def content_hash(folder: Path) -> str:
+    """Return the sha256 over the files of a world."""
+    digest = hashlib.sha256()
+    for file in read_files(folder):
+        digest.update(str(file.relative_to(folder)).encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def save_component(module: ModelMixin, folder: Path) -> None:
+    """Write ``config.json`` and the weights, floating-point ones as float16, which costs no quality that can be measured."""
+    module.save_config(folder)
+    tensors = {name: value.detach().cpu() for name, value in module.state_dict().items()}
+    half = {name: value.half() if value.dtype == torch.float32 else value for name, value in tensors.items()}
+    save_file({name: value.contiguous() for name, value in half.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_component(kind: type[M], folder: Path) -> M:
+    """Build a component from its ``config.json`` and fill in its weights as float32.
+
+    Raises:
+        ValueError: The weights are truncated or altered, or do not fit the configuration.
+    """
+    module: M = kind.from_config(kind.load_config(folder))
+    file = folder / WEIGHTS
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"weights {file} are truncated or damaged ({error}): restore the file from a copy of the checkpoint") from error
+    tensors = {name: value.float() if value.dtype == torch.float16 else value for name, value in tensors.items()}
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(f"weights {file} are altered: {name} has values that are not finite; restore the file from a copy of the checkpoint")
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"weights {file} do not fit {folder / 'config.json'}: {error}") from error
+    return module

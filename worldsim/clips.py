@@ -1,0 +1,182 @@
+"""Latent clips: a dataset's latents, actions, rewards and labels in memory, and the drawing of training clips from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.conditioning import Vocabulary
+from worldsim.episode import Episode
+from worldsim.spaces import to_features
+from worldsim.tokenizer import Tokenizer, to_model
+from worldsim.types import EpisodeStore
+
+
+@dataclass(frozen=True)
+class Clip:
+    """B clips of F frames. Entry i of actions, rewards and ends belongs to the step that led to frame i.
+
+    Attributes:
+        latents: ``(B, F, C, h, w)``.
+        actions: ``(B, F, A)`` features.
+        known: ``(B, F)`` bool: False where no action led to the frame (the first of an episode) or it was dropped.
+        rewards: ``(B, F)``, 0 where none is known.
+        ends: ``(B, F)`` float, 1 where the step terminated.
+        stepped: ``(B, F)`` bool: whether a step led to the frame, so that reward and end are known.
+        state: ``(B, F, S)`` standardised.
+        condition: ``(B, V)``.
+    """
+
+    latents: Tensor
+    actions: Tensor
+    known: Tensor
+    rewards: Tensor
+    ends: Tensor
+    stepped: Tensor
+    state: Tensor
+    condition: Tensor
+
+    def to(self, device: torch.device) -> Clip:
+        """Move to a device."""
+        return Clip(*(value.to(device) for value in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class LatentEpisodes:
+    """Whole episodes laid end to end along frames.
+
+    Attributes:
+        latents: ``(frames, C, h, w)`` float16.
+        actions: ``(frames, A)``; row i led to frame i, zeros for first frames.
+        rewards: ``(frames,)``.
+        ends: ``(frames,)``.
+        state: ``(frames, S)`` standardised.
+        condition: ``(episodes, V)``.
+        starts: ``(episodes + 1,)`` first frame of each episode, and the total.
+    """
+
+    latents: NDArray[np.float16]
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    ends: NDArray[np.float32]
+    state: NDArray[np.float32]
+    condition: Tensor
+    starts: NDArray[np.int64]
+
+    def draw(self, batch: int, frames: int, generator: torch.Generator) -> Clip:
+        """Draw clips uniformly over all places where one fits.
+
+        Raises:
+            ValueError: No episode has that many frames.
+        """
+        lengths = np.diff(self.starts)
+        room = np.maximum(lengths - frames + 1, 0)
+        ends = np.cumsum(room)
+        if not len(ends) or ends[-1] == 0:
+            raise ValueError(f"clips of {frames} frames do not fit: the longest episode has {lengths.max(initial=0)} frames; use a shorter clip")
+        picks = torch.randint(int(ends[-1]), (batch,), generator=generator).numpy()
+        episodes = np.searchsorted(ends, picks, side="right")
+        offsets = picks - (ends[episodes] - room[episodes])
+        return self.cut(episodes, self.starts[episodes] + offsets, frames)
+
+    def cut(self, episodes: NDArray[np.int64], first: NDArray[np.int64], frames: int) -> Clip:
+        """Return the clips of ``frames`` frames that begin at frame numbers ``first`` of the whole."""
+        rows = first[:, None] + np.arange(frames)  # (B, F)
+        stepped = torch.from_numpy(rows != self.starts[episodes][:, None])  # (B, F)
+        return Clip(
+            latents=torch.from_numpy(self.latents[rows]).float(),  # (B, F, C, h, w)
+            actions=torch.from_numpy(self.actions[rows]),  # (B, F, A)
+            known=stepped,
+            rewards=torch.from_numpy(self.rewards[rows]),
+            ends=torch.from_numpy(self.ends[rows]),
+            stepped=stepped,
+            state=torch.from_numpy(self.state[rows]),
+            condition=self.condition[torch.from_numpy(episodes)],
+        )
+
+
+def state_statistics(episodes: Sequence[Episode], size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and standard deviation ``(S,)`` of the labelled state, the latter at least 1e-6."""
+    if not episodes or not size:
+        return np.zeros(size, np.float32), np.ones(size, np.float32)
+    rows = np.concatenate([episode.state for episode in episodes])
+    return rows.mean(0).astype(np.float32), np.maximum(rows.std(0), 1e-6).astype(np.float32)
+
+
+@torch.no_grad()
+def encode_frames(tokenizer: Tokenizer, frames: NDArray[np.uint8], device: torch.device, *, batch: int = 128) -> NDArray[np.float16]:
+    """Encode frames ``(N, H, W, 3)`` to latents ``(N, C, h, w)`` float16."""
+    chunks = [tokenizer.encode(to_model(torch.from_numpy(frames[i : i + batch]).to(device))) for i in range(0, len(frames), batch)]
+    return torch.cat(chunks).to(torch.float16).cpu().numpy()
+
+
+def _cached_latents(store: EpisodeStore, episodes: Sequence[int], tokenizer: Any, cache: Path | None, device: torch.device) -> NDArray[np.float16]:
+    weights = hashlib.sha256()
+    for value in tokenizer.state_dict().values():
+        weights.update(value.detach().cpu().contiguous().numpy().tobytes())
+    key = hashlib.sha256(json.dumps([store.info.fingerprint, list(episodes), weights.hexdigest()]).encode()).hexdigest()[:16]
+    file = None if cache is None else cache / f"latents-{key}.npy"
+    if file is not None and file.exists():
+        latents: NDArray[np.float16] = np.load(file, mmap_mode="r", allow_pickle=False)
+        return latents
+    latents = np.concatenate([encode_frames(tokenizer, store[i].frames, device) for i in episodes])
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f"{file.stem}.partial.npy")
+        np.save(partial, latents, allow_pickle=False)
+        partial.replace(file)
+    return latents
+
+
+def load_episodes(
+    store: EpisodeStore,
+    split: str,
+    tokenizer: Any,
+    *,
+    vocabulary: Vocabulary,
+    statistics: tuple[NDArray[np.float32], NDArray[np.float32]],
+    cache: Path | None = None,
+    device: torch.device | None = None,
+) -> LatentEpisodes:
+    """Encode one split of a dataset, or read its latents from ``cache``.
+
+    Args:
+        store: The dataset.
+        split: ``train`` or ``heldout``.
+        tokenizer: A module with ``encode``.
+        vocabulary: Encodes the conditioning.
+        statistics: Mean and standard deviation of the labelled state.
+        cache: Folder of encoded latents, keyed by content; None to keep none.
+        device: Where to encode.
+    """
+    chosen = store.split(split)
+    latents = _cached_latents(store, chosen, tokenizer, cache, device or torch.device("cpu"))
+    actions, rewards, ends, state, condition, starts = [], [], [], [], [], [0]
+    mean, std = statistics
+    for i in chosen:
+        episode = store[i]
+        features = to_features(store.info.action_space, episode.actions)
+        actions.append(np.concatenate((np.zeros_like(features[:1]), features)))
+        rewards.append(np.concatenate((np.zeros(1, np.float32), episode.rewards.astype(np.float32))))
+        ends.append(np.concatenate((np.zeros(1, np.float32), episode.terminated.astype(np.float32))))
+        state.append((episode.state - mean) / std)
+        condition.append(vocabulary.features(episode.conditioning))
+        starts.append(starts[-1] + len(episode) + 1)
+    return LatentEpisodes(
+        latents=latents,
+        actions=np.concatenate(actions),
+        rewards=np.concatenate(rewards),
+        ends=np.concatenate(ends),
+        state=np.concatenate(state).astype(np.float32),
+        condition=torch.stack(condition),
+        starts=np.array(starts, dtype=np.int64),
+    )

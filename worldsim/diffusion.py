@@ -1,0 +1,40 @@
+"""The noise process: signal levels, corruption, and the weight of the loss at each level.
+
+Latents travel on the straight line ``z_tau = tau z + (1 - tau) noise`` (rectified flow, Liu et al. 2023, equation 1) and the
+network predicts the clean end z (x-prediction; Dreamer 4, Hafner et al. 2025, section 3.2, with its ramp weight).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def corrupt(latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+    """Bring clean latents ``(B, F, C, h, w)`` to signal levels ``(B, F)``."""
+    tau = level[..., None, None, None].to(latents.dtype)  # (B, F, 1, 1, 1)
+    return torch.lerp(noise, latents, tau)  # (B, F, C, h, w)
+
+
+def ramp_weight(level: Tensor) -> Tensor:
+    """Weight of the squared error in clean latents at each level: ``0.9 tau + 0.1`` (Dreamer 4, equation 8)."""
+    return 0.9 * level + 0.1
+
+
+def draw_context_levels(shape: tuple[int, int], generator: torch.Generator, *, forcing: float, lowest: float) -> Tensor:
+    """Draw signal levels ``(B, F)`` for the frames that others look back at.
+
+    A share ``forcing`` of the rows is diffusion forcing: every frame at its own level, uniform in [0, 1] (Chen et al. 2024,
+    algorithm 1). The others are in the pattern of inference: one level a row, uniform in [lowest, 1], a fifth of them exactly 1.
+    """
+    b, f = shape
+    own = torch.rand(b, f, generator=generator)  # (B, F)
+    shared = lowest + (1 - lowest) * torch.rand(b, 1, generator=generator)  # (B, 1)
+    shared = torch.where(torch.rand(b, 1, generator=generator) < 0.2, torch.ones(()), shared)  # (B, 1)
+    return torch.where(torch.rand(b, 1, generator=generator) < forcing, own, shared)  # (B, F)
+
+
+def draw_target_levels(shape: tuple[int, int], generator: torch.Generator, *, from_noise: float) -> Tensor:
+    """Draw signal levels ``(B, F)`` for the frames to be imagined: 0 for a share ``from_noise``, else uniform in [0, 1]."""
+    level = torch.rand(shape, generator=generator)
+    return torch.where(torch.rand(shape, generator=generator) < from_noise, torch.zeros(()), level)  # (B, F)

@@ -1,0 +1,233 @@
+"""Simulator: the only place that runs a world forward in time, B rows at once, each its own episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.contexts import Context
+from worldsim.diffusion import corrupt
+from worldsim.dit import FrameInputs, FrameOutputs
+from worldsim.model import WorldModel
+from worldsim.sampler import euler
+from worldsim.spaces import to_features
+from worldsim.spec import Sampling
+from worldsim.tokenizer import to_model, to_uint8
+from worldsim.windows import shift_levels, stack_history, streaming_mask, training_mask
+
+SMALLEST_SHORTCUT = 0.25
+
+
+@dataclass(frozen=True)
+class State:
+    """B rows of a rollout. It is a value: ``step`` returns another one, and to fork a row is to take it twice.
+
+    Attributes:
+        keys: Ring of rotated keys ``(B, layers, N, heads, P, d)``.
+        values: Ring of values, likewise.
+        remembered: ``(B, P)`` int64 frame number in each slot of the ring, -1 where empty.
+        history: ``(B, H, C, h, w)`` newest frames as remembered, newest first.
+        position: ``(B,)`` int64 number of the next frame.
+        seed: ``(B,)`` int64.
+        condition: ``(B, V)``.
+    """
+
+    keys: Tensor
+    values: Tensor
+    remembered: Tensor
+    history: Tensor
+    position: Tensor
+    seed: Tensor
+    condition: Tensor
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.position)
+
+    def take(self, rows: Sequence[int]) -> State:
+        """Return the given rows, in that order; a row may be named several times."""
+        index = torch.as_tensor(rows, dtype=torch.int64, device=self.position.device)
+        return State(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def put(self, rows: Sequence[int], other: State) -> State:
+        """Return this state with ``rows`` replaced by the rows of ``other``."""
+        index = torch.as_tensor(rows, dtype=torch.int64, device=self.position.device)
+        return State(*(getattr(self, f.name).index_copy(0, index, getattr(other, f.name)) for f in fields(self)))
+
+    @staticmethod
+    def stack(states: Sequence[State]) -> State:
+        """Lay the rows of several states one after another."""
+        return State(*(torch.cat([getattr(state, f.name) for state in states]) for f in fields(State)))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of B rows gives.
+
+    Attributes:
+        frames: ``(B, H, W, 3)`` uint8.
+        latents: ``(B, C, h, w)`` float32.
+        reward: ``(B,)`` float32, expected reward, inside the range seen in training.
+        end: ``(B,)`` float32, probability that the episode ended with this step.
+        state: ``(B, S)`` float32, labelled state in physical units.
+        finite: ``(B,)`` bool, False where the model gave NaN or infinity.
+    """
+
+    frames: NDArray[np.uint8]
+    latents: Tensor
+    reward: NDArray[np.float32]
+    end: NDArray[np.float32]
+    state: NDArray[np.float32]
+    finite: NDArray[np.bool_]
+
+
+class Simulator:
+    """Runs one world.
+
+    Noise comes from (seed, frame number) alone, so a row depends neither on the batch it sits in nor on its place there.
+
+    Args:
+        world: The trained world.
+        sampling: How frames are made; the world's own by default.
+    """
+
+    def __init__(self, world: WorldModel, *, sampling: Sampling | None = None) -> None:
+        self.world, self.spec = world, world.spec
+        self.sampling = sampling or world.spec.sampling
+        self.dynamics, self.device = world.dynamics, world.device
+
+    @torch.inference_mode()
+    def start(self, contexts: Sequence[Context], seeds: Sequence[int]) -> State:
+        """Begin one row a context; each is prepared on its own, so a row does not depend on the others.
+
+        Raises:
+            ValueError: A context has frames of another size, or tags, words or numbers that the world does not know.
+        """
+        return State.stack([self._start_one(context, seed) for context, seed in zip(contexts, seeds, strict=True)])
+
+    def _start_one(self, context: Context, seed: int) -> State:
+        size = tuple(context.frames.shape[1:3])
+        if size != tuple(self.spec.frame_size):
+            raise ValueError(f"start context has frames of {size[0]}x{size[1]}, world {self.spec.name!r} makes {self.spec.frame_size[0]}x{self.spec.frame_size[1]}: resize it")
+        context = _fit_length(context, self.spec.window)
+        f = len(context.frames)
+        latents = self.world.tokenizer.encode(to_model(torch.from_numpy(context.frames)).to(self.device))[None].float()  # (1, F, C, h, w)
+        noise = torch.from_numpy(np.stack([self._noise(seed, i)[1] for i in range(f)]))[None].to(self.device)  # (1, F, C, h, w)
+        level = torch.full((1, f), self.sampling.context_level, device=self.device)
+        seen = corrupt(latents, noise, level)  # (1, F, C, h, w)
+        features = to_features(self.spec.action_space, context.actions) if f > 1 else np.zeros((0, self.dynamics.config.action_features), np.float32)
+        actions = torch.from_numpy(np.concatenate((np.zeros((1, features.shape[-1]), np.float32), features)))[None].to(self.device)  # (1, F, A)
+        known = torch.from_numpy(np.arange(f) > 0)[None].to(self.device)  # (1, F)
+        condition = self.spec.vocabulary.features(context.conditioning)[None].to(self.device)  # (1, V)
+        inputs = FrameInputs(
+            latents=seen,
+            history=stack_history(seen, self.dynamics.config.history),
+            level=level,
+            step=torch.zeros_like(level),
+            history_level=shift_levels(level),
+            actions=actions,
+            known=known,
+            condition=condition,
+            positions=torch.arange(f, device=self.device)[None],
+        )
+        out = self.dynamics(inputs, training_mask(f, f, self.spec.window, self.device))
+        return self._first_state(out, seen, condition, seed)
+
+    def _first_state(self, out: FrameOutputs, seen: Tensor, condition: Tensor, seed: int) -> State:
+        f, window, h = seen.shape[1], self.spec.window, self.dynamics.config.history
+        empty = window - f
+        remembered = torch.cat((torch.arange(f), torch.full((empty,), -1)))[None].to(self.device)  # (1, P)
+        newest = seen.flip(1)[:, :h]  # (1, <=H, C, h, w)
+        history = torch.cat((newest, newest.new_zeros(1, h - newest.shape[1], *newest.shape[2:])), dim=1)  # (1, H, C, h, w)
+        keys, values = (torch.nn.functional.pad(x, (0, 0, 0, empty)).transpose(0, 1).contiguous() for x in (out.keys, out.values))
+        position, seeds = torch.tensor([f], device=self.device), torch.tensor([seed], device=self.device)
+        return State(keys, values, remembered, history, position, seeds, condition)
+
+    @torch.inference_mode()
+    def step(self, state: State, actions: NDArray[np.generic]) -> tuple[State, Step]:
+        """Move every row one frame on.
+
+        Args:
+            state: B rows.
+            actions: ``(B, A)`` rows of the action space.
+        """
+        features = torch.from_numpy(to_features(self.spec.action_space, actions))[:, None].to(self.device)  # (B, 1, A)
+        drawn = np.stack([self._noise(int(s), int(p)) for s, p in zip(state.seed.tolist(), state.position.tolist(), strict=True)], axis=1)
+        noise, context_noise = torch.from_numpy(drawn).to(self.device)[:, :, None]  # each (B, 1, C, h, w)
+        mask = streaming_mask(state.position[:, None], state.remembered, self.spec.window)  # (B, 1, P + 1)
+
+        def run(latents: Tensor, level: float, size: float) -> FrameOutputs:
+            return self._forward(state, latents, features, mask, level=level, size=size)
+
+        size = 1 / self.sampling.steps
+        label = size if self.sampling.shortcut and size >= SMALLEST_SHORTCUT else 0.0
+        latents = euler(lambda z, tau: run(z, tau, label).latents.float(), noise, steps=self.sampling.steps)  # (B, 1, C, h, w)
+        level = self.sampling.context_level
+        seen = corrupt(latents, context_noise, torch.full(latents.shape[:2], level, device=self.device))  # (B, 1, C, h, w)
+        out = run(seen, level, 0.0)
+        return self._remember(state, out, seen), self._read(latents[:, 0], out)
+
+    def _forward(self, state: State, latents: Tensor, features: Tensor, mask: Tensor, *, level: float, size: float) -> FrameOutputs:
+        b, like = len(state), torch.ones(len(state), 1, device=self.device)
+        inputs = FrameInputs(
+            latents=latents.to(state.history.dtype),
+            history=state.history.flatten(1, 2)[:, None],
+            level=like * level,
+            step=like * size,
+            history_level=like * self.sampling.context_level,
+            actions=features,
+            known=torch.ones(b, 1, dtype=torch.bool, device=self.device),
+            condition=state.condition,
+            positions=state.position[:, None],
+        )
+        return self.dynamics(inputs, mask, (state.keys.transpose(0, 1), state.values.transpose(0, 1)))
+
+    def _remember(self, state: State, out: FrameOutputs, seen: Tensor) -> State:
+        slots = torch.arange(self.spec.window, device=self.device)
+        here = slots == (state.position % self.spec.window)[:, None]  # (B, P)
+        spread = here[:, None, None, None, :, None]  # (B, 1, 1, 1, P, 1)
+        history = torch.cat((seen.to(state.history.dtype), state.history), dim=1)[:, : state.history.shape[1]]  # (B, H, C, h, w)
+        return State(
+            keys=torch.where(spread, out.keys.transpose(0, 1), state.keys),
+            values=torch.where(spread, out.values.transpose(0, 1), state.values),
+            remembered=torch.where(here, state.position[:, None], state.remembered),
+            history=history,
+            position=state.position + 1,
+            seed=state.seed,
+            condition=state.condition,
+        )
+
+    def _read(self, latents: Tensor, out: FrameOutputs) -> Step:
+        readings = self.world.heads(out.hidden)
+        frames = self.world.tokenizer.decode(latents.to(out.hidden.dtype)).float()  # (B, 3, H, W)
+        finite = torch.isfinite(frames).flatten(1).all(1) & torch.isfinite(readings.state[:, 0]).all(1) & torch.isfinite(readings.reward[:, 0])
+        labels = readings.state[:, 0].cpu().numpy() * np.array(self.spec.state_std, np.float32) + np.array(self.spec.state_mean, np.float32)
+        low, high = self.spec.reward_range
+        return Step(
+            frames=to_uint8(frames.nan_to_num()).cpu().numpy(),
+            latents=latents,
+            reward=readings.reward[:, 0].clamp(low, high).cpu().numpy(),
+            end=readings.end_logit[:, 0].sigmoid().cpu().numpy(),
+            state=labels.astype(np.float32),
+            finite=finite.cpu().numpy(),
+        )
+
+    def _noise(self, seed: int, position: int) -> NDArray[np.float32]:
+        """Draw the noise a frame starts from and the noise it is remembered with, ``(2, C, h, w)``."""
+        generator = np.random.Generator(np.random.Philox(key=np.array([seed, position], dtype=np.uint64)))
+        return generator.standard_normal((2, *self.world.tokenizer.latent_shape), dtype=np.float32)
+
+
+def _fit_length(context: Context, window: int) -> Context:
+    """Keep the newest ``window`` frames; show a single image twice, so that the world starts at rest."""
+    if len(context.frames) == 1:
+        still = np.zeros((1, context.actions.shape[-1] if context.actions.ndim == 2 else 0), np.float32)
+        return Context(np.repeat(context.frames, 2, axis=0), still, context.conditioning, context.name) if still.shape[-1] else context
+    if len(context.frames) <= window:
+        return context
+    return Context(context.frames[-window:], context.actions[len(context.actions) - window + 1 :], context.conditioning, context.name)

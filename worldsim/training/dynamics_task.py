@@ -1,0 +1,253 @@
+"""Training of the dynamics: two streams of one clip, the context that is looked back at and the frames that are imagined.
+
+The context stream carries each frame near its clean state (or, for diffusion forcing, at any level); the target stream carries
+the same frames noisy, each seeing only context before it. Every frame of a clip is thus trained in exactly the pattern that a
+rollout uses, in one forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldsim.clips import Clip, LatentEpisodes
+from worldsim.conditioning import Vocabulary
+from worldsim.diffusion import corrupt, draw_context_levels, draw_target_levels, ramp_weight
+from worldsim.dit import FrameInputs, FrameOutputs, VideoDiT
+from worldsim.heads import Heads
+from worldsim.windows import shift_levels, stack_history, training_mask
+
+SMALLEST_STEP = 0.25
+"""Shortcut steps below this size are plain diffusion: the network is asked for the mean."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the dynamics are trained for.
+
+    Attributes:
+        forcing: Share of clips whose context frames have independent levels (diffusion forcing).
+        lowest_context: Lowest context level of the other clips.
+        from_noise: Share of target frames that start from pure noise.
+        skip: First frames of a clip that are context only.
+        action_drop: Share of frames whose action is hidden.
+        condition_drop: Share of tags, words and numbers that is hidden.
+        context_loss: Weight of the context stream's own denoising.
+        reward_loss: Weight of the reward head.
+        end_loss: Weight of the continue head.
+        state_loss: Weight of the state head.
+        shortcut: Share of clips trained to take larger sampling steps, from step ``shortcut_from``.
+        shortcut_from: Optimiser step at which that begins.
+        self_context: Share of clips whose context is the model's own estimate, from step ``self_from``.
+        self_from: Optimiser step at which that begins.
+        self_rounds: Most rounds of such estimates, each built on the one before.
+    """
+
+    forcing: float = 0.5
+    lowest_context: float = 0.6
+    from_noise: float = 0.3
+    skip: int = 2
+    action_drop: float = 0.1
+    condition_drop: float = 0.15
+    context_loss: float = 0.5
+    reward_loss: float = 0.05
+    end_loss: float = 0.05
+    state_loss: float = 0.1
+    shortcut: float = 0.0
+    shortcut_from: int = 0
+    self_context: float = 0.0
+    self_from: int = 0
+    self_rounds: int = 2
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One training batch with everything random in it.
+
+    Attributes:
+        clip: The clips, actions and conditions already dropped.
+        context_level: ``(B, F)``.
+        context_noise: ``(B, F, C, h, w)``.
+        level: ``(B, F - skip)`` of the target stream.
+        step: ``(B, F - skip)`` size of the shortcut that is asked for.
+        noise: ``(B, F - skip, C, h, w)``.
+        shortcuts: First rows of the batch that are trained as shortcuts.
+        self_rows: Last rows of the batch whose context is the model's own estimate.
+        rounds: Rounds of it.
+    """
+
+    clip: Clip
+    context_level: Tensor
+    context_noise: Tensor
+    level: Tensor
+    step: Tensor
+    noise: Tensor
+    shortcuts: int
+    self_rows: int
+    rounds: int
+
+    def rows(self, pick: slice) -> Draw:
+        """Return the same draw for some rows."""
+        clip = Clip(*(value[pick] for value in vars(self.clip).values()))
+        tensors = {name: getattr(self, name)[pick] for name in ("context_level", "context_noise", "level", "step", "noise")}
+        return replace(self, clip=clip, **tensors)
+
+
+class DynamicsLoss(nn.Module):
+    """Loss of the video DiT and the heads on one ``Draw``."""
+
+    def __init__(self, dynamics: VideoDiT, heads: Heads, objective: Objective) -> None:
+        super().__init__()
+        self.dynamics, self.heads, self.objective = dynamics, heads, objective
+
+    def streams(self, draw: Draw, context: Tensor, noisy: Tensor) -> FrameOutputs:
+        """Run context latents ``(B, F, C, h, w)`` and noisy target latents ``(B, F - skip, C, h, w)`` through the network together."""
+        skip, clip = self.objective.skip, draw.clip
+        b, f = clip.latents.shape[:2]
+        seen = corrupt(context, draw.context_noise, draw.context_level)  # (B, F, C, h, w)
+        history, history_level = stack_history(seen, self.dynamics.config.history), shift_levels(draw.context_level)
+        place = torch.arange(f, device=seen.device).expand(b, f)
+
+        def both(x: Tensor) -> Tensor:
+            return torch.cat((x, x[:, skip:]), dim=1)  # (B, 2F - skip, ...)
+
+        inputs = FrameInputs(
+            latents=torch.cat((seen, noisy), dim=1),
+            history=both(history),
+            level=torch.cat((draw.context_level, draw.level), dim=1),
+            step=torch.cat((torch.zeros_like(draw.context_level), draw.step), dim=1),
+            history_level=both(history_level),
+            actions=both(clip.actions),
+            known=both(clip.known),
+            condition=clip.condition,
+            positions=both(place),
+        )
+        return self.dynamics(inputs, training_mask(f, skip, self.dynamics.config.window, seen.device))
+
+    @torch.no_grad()
+    def own_context(self, draw: Draw) -> Tensor:
+        """Replace the context of the last rows by the network's own estimates, made in parallel from the frames before."""
+        context, skip = draw.clip.latents.clone(), self.objective.skip
+        part = draw.rows(slice(len(context) - draw.self_rows, None))
+        part = replace(part, level=torch.zeros_like(part.level), step=torch.zeros_like(part.step))
+        latents = part.clip.latents
+        for _ in range(draw.rounds):
+            imagined = self.streams(part, latents, part.noise).latents[:, -part.level.shape[1] :]  # (b, F - skip, C, h, w)
+            latents = torch.cat((part.clip.latents[:, :skip], imagined.to(latents.dtype)), dim=1)  # (b, F, C, h, w)
+        context[len(context) - draw.self_rows :] = latents
+        return context  # (B, F, C, h, w)
+
+    @torch.no_grad()
+    def shortcut_target(self, draw: Draw, context: Tensor, noisy: Tensor) -> Tensor:
+        """Where two half steps lead: the target of one whole step (shortcut models, Frans et al. 2024, equation 4)."""
+        part, tau, half = draw.rows(slice(0, draw.shortcuts)), draw.level[: draw.shortcuts], draw.step[: draw.shortcuts] / 2
+        context, start = context[: draw.shortcuts], noisy[: draw.shortcuts]
+        label = torch.where(half >= SMALLEST_STEP, half, torch.zeros(()).to(half))
+
+        def velocity(z: Tensor, level: Tensor) -> Tensor:
+            clean = self.streams(replace(part, level=level, step=label), context, z).latents[:, -level.shape[1] :].float()
+            return (clean - z) / (1 - level)[..., None, None, None]
+
+        first = velocity(start, tau)
+        middle = start + first * half[..., None, None, None]
+        second = velocity(middle, tau + half)
+        return start + (first + second) / 2 * (1 - tau)[..., None, None, None]  # (b, F - skip, C, h, w)
+
+    def forward(self, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and its parts."""
+        o, clip, f = self.objective, draw.clip, draw.clip.latents.shape[1]
+        context = self.own_context(draw) if draw.self_rows else clip.latents
+        truth = clip.latents[:, o.skip :]
+        noisy = corrupt(truth, draw.noise, draw.level)  # (B, F - skip, C, h, w)
+        if draw.shortcuts:
+            truth = torch.cat((self.shortcut_target(draw, context, noisy), truth[draw.shortcuts :]))
+        out = self.streams(draw, context, noisy)
+        error = (out.latents[:, f:].float() - truth).square().mean((2, 3, 4))  # (B, F - skip)
+        own = (out.latents[:, :f].float() - clip.latents).square().mean((2, 3, 4))  # (B, F)
+        target_loss, context_loss = (ramp_weight(draw.level) * error).mean(), (ramp_weight(draw.context_level) * own).mean()
+        loss, logs = self._head_loss(out.hidden[:, :f], clip)
+        logs = {"target": target_loss.detach(), "context": context_loss.detach(), **logs}
+        fresh = draw.level[draw.shortcuts :] == 0
+        logs["from_noise"] = (error[draw.shortcuts :] * fresh).sum().detach() / fresh.sum().clamp(min=1)
+        return target_loss + o.context_loss * context_loss + loss, logs
+
+    def _head_loss(self, hidden: Tensor, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
+        o, read = self.objective, self.heads(hidden)
+        stepped = clip.stepped.float()
+        count = stepped.sum().clamp(min=1)
+        surprise = -(self.heads.two_hot(clip.rewards) * read.reward_logits.log_softmax(-1)).sum(-1)  # (B, F)
+        reward = (surprise * stepped).sum() / count
+        end = (F.binary_cross_entropy_with_logits(read.end_logit, clip.ends, reduction="none") * stepped).sum() / count
+        state = (read.state - clip.state).square().mean() if clip.state.shape[-1] else reward.new_zeros(())
+        logs = {"reward": reward.detach(), "end": end.detach(), "state": state.detach()}
+        return o.reward_loss * reward + o.end_loss * end + o.state_loss * state, logs
+
+
+class DynamicsTask:
+    """Latent clips drawn at random, with levels, noise and drops.
+
+    Args:
+        loss: What is trained.
+        episodes: Latents to train on.
+        vocabulary: Tells what of a condition can be dropped.
+        batch_size: Clips a step.
+        clip: Frames a clip.
+        on_sample: Called with (step, folder) to write something to look at.
+    """
+
+    def __init__(
+        self,
+        loss: DynamicsLoss,
+        episodes: LatentEpisodes,
+        vocabulary: Vocabulary,
+        *,
+        batch_size: int,
+        clip: int,
+        on_sample: Callable[[int, Path], None] | None = None,
+    ) -> None:
+        self.module, self.episodes, self.vocabulary = loss, episodes, vocabulary
+        self.batch_size, self.clip, self.on_sample = batch_size, clip, on_sample
+        self.frames_per_step = batch_size * clip
+
+    def batch(self, step: int, generator: torch.Generator, device: torch.device) -> Draw:
+        """Draw everything that is random in one step."""
+        o, clip = self.module.objective, self.episodes.draw(self.batch_size, self.clip, generator)
+        b, f = clip.latents.shape[:2]
+        shown = torch.rand(b, f, generator=generator) >= o.action_drop
+        condition = self.vocabulary.drop(clip.condition, generator, rate=o.condition_drop)
+        clip = replace(clip, known=clip.known & shown, condition=condition)
+        level, sizes, shortcuts = self._target_levels(step, (b, f - o.skip), generator)
+        self_rows = round(o.self_context * b) if step >= o.self_from else 0
+        draw = Draw(
+            clip=clip.to(device),
+            context_level=draw_context_levels((b, f), generator, forcing=o.forcing, lowest=o.lowest_context).to(device),
+            context_noise=torch.randn(clip.latents.shape, generator=generator).to(device),
+            level=level.to(device),
+            step=sizes.to(device),
+            noise=torch.randn(clip.latents[:, o.skip :].shape, generator=generator).to(device),
+            shortcuts=shortcuts,
+            self_rows=self_rows,
+            rounds=int(torch.randint(1, o.self_rounds + 1, (), generator=generator)),
+        )
+        return draw
+
+    def _target_levels(self, step: int, shape: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
+        o = self.module.objective
+        level, sizes = draw_target_levels(shape, generator, from_noise=o.from_noise), torch.zeros(shape)
+        count = round(o.shortcut * shape[0]) if step >= o.shortcut_from else 0
+        if count:
+            size = 0.5 ** torch.randint(0, 3, (count, shape[1]), generator=generator).float()  # 1, 1/2 or 1/4
+            place = (torch.rand(count, shape[1], generator=generator) / size).floor() * size
+            sizes[:count], level[:count] = size, place
+        return level, sizes, count
+
+    def sample(self, step: int, folder: Path) -> None:
+        """Hand over to ``on_sample``."""
+        if self.on_sample is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.on_sample(step, folder)

@@ -1,0 +1,186 @@
+"""The training loop: steps, averages, logs, samples and states, the same for every model.
+
+Everything random in step n comes from (seed, n, device rank) alone, so a killed run that resumes equals one that was never killed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import TorchDynamoPlugin
+from torch import Tensor, nn
+
+from worldsim.training.ema import WeightAverage
+from worldsim.training.progress import TrainingProgress
+from worldsim.training.state import find_state, load_state, restore_optimizer, save_state
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How a model is trained.
+
+    Attributes:
+        steps: Optimiser steps in all.
+        lr: Peak learning rate.
+        warmup: Steps of linear rise of the learning rate.
+        decay: Steps at the end over which the rate falls to 0 (linearly; warm-up, stable, decay).
+        weight_decay: AdamW's, on matrices only.
+        grad_clip: Largest gradient norm.
+        ema: Decay of the averaged weights that are shipped.
+        precision: ``no`` (fp32), ``bf16``, or ``auto``: bf16 on GPUs, fp32 on CPUs.
+        compile: Compile the model with inductor.
+        seed: Everything random comes from it.
+        log_every: Steps between log lines.
+        save_every: Steps between training states on disk.
+        sample_every: Steps between samples to look at; 0 for none.
+        threads: CPU threads; null for torch's own choice.
+    """
+
+    steps: int
+    lr: float = 1e-3
+    warmup: int = 200
+    decay: int = 0
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0
+    ema: float = 0.999
+    precision: str = "auto"
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 20
+    save_every: int = 500
+    sample_every: int = 0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if self.precision not in ("auto", "no", "bf16"):
+            raise ValueError(f"precision {self.precision!r} is unknown: use auto, no (fp32) or bf16")
+        if self.steps < 1 or not 0 <= self.decay <= self.steps:
+            raise ValueError(f"steps={self.steps} must be at least 1 and decay={self.decay} between 0 and steps")
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of optimiser step ``step``."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        fall = min(1.0, (self.steps - step) / self.decay) if self.decay else 1.0
+        return self.lr * rise * fall
+
+
+class Task(Protocol):
+    """What is trained: a module whose forward gives the loss, and where its batches come from."""
+
+    module: nn.Module
+    """Called with a batch, gives ``(loss, logs)``."""
+    frames_per_step: int
+
+    def batch(self, step: int, generator: torch.Generator, device: torch.device) -> Any:
+        """Draw the batch of optimiser step ``step``."""
+        ...
+
+    def sample(self, step: int, folder: Path) -> None:
+        """Write something to look at, with the averaged weights in ``module``."""
+        ...
+
+
+def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
+    """Return the generator of everything random in one step."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+
+
+def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+class Trainer:
+    """Runs a ``Task`` by a ``LoopConfig`` in a folder, and goes on from the state it finds there."""
+
+    def __init__(self, task: Task, config: LoopConfig, folder: Path) -> None:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.task, self.config, self.folder = task, config, folder
+        precision = config.precision if config.precision != "auto" else "bf16" if torch.cuda.is_available() else "no"
+        plugin = TorchDynamoPlugin(backend="inductor" if config.compile else "no")
+        self.accelerator = Accelerator(mixed_precision=precision, dynamo_plugin=plugin)
+        optimizer = torch.optim.AdamW(_groups(task.module, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
+        self.model, self.optimizer = self.accelerator.prepare(task.module, optimizer)
+        self.ema = WeightAverage(task.module, decay=config.ema)
+        self.step = 0
+        self._resume()
+
+    def _resume(self) -> None:
+        found = find_state(self.folder / "state")
+        if found is None:
+            return
+        tensors, meta = load_state(found)
+        self.task.module.load_state_dict(tensors["model"])
+        restore_optimizer(self.optimizer.optimizer, tensors["optimizer"])
+        for name, value in tensors["ema"].items():
+            self.ema.tensors[name].copy_(value)
+        self.step = int(meta["step"])
+
+    def run(self, *, stop_after: int | None = None) -> None:
+        """Train to ``config.steps``, or ``stop_after`` steps from here."""
+        last = self.config.steps if stop_after is None else min(self.config.steps, self.step + stop_after)
+        with TrainingProgress(self.folder, total=self.config.steps, start=self.step, show=self.accelerator.is_main_process) as progress:
+            while self.step < last:
+                logs = self._train_step()
+                self.step += 1
+                frames = self.task.frames_per_step * self.accelerator.num_processes
+                progress.advance(self.step, frames, logs, log=self.step % self.config.log_every == 0)
+                self._milestones(done=self.step == last)
+
+    def _train_step(self) -> Mapping[str, Tensor]:
+        generator = step_generator(self.config.seed, self.step, self.accelerator.process_index)
+        batch = self.task.batch(self.step, generator, self.accelerator.device)
+        rate = self.config.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        with self.accelerator.autocast():
+            loss, logs = self.model(batch)
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        if norm is not None and not math.isfinite(float(norm)):
+            raise ValueError(f"training step {self.step}: the gradient is not finite; lower lr (now {rate:.1e}) and start from the last state")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.task.module, self.step)
+        return {"loss": loss.detach(), **logs}
+
+    def _milestones(self, *, done: bool) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        if done or self.step % self.config.save_every == 0:
+            save_state(self.folder / "state", model=self.task.module, ema=self.ema.tensors, optimizer=self.optimizer.optimizer, meta={"step": self.step})
+        if self.config.sample_every and (done or self.step % self.config.sample_every == 0):
+            with self.averaged():
+                self.task.sample(self.step, self.folder / "samples")
+
+    def averaged(self) -> _Swapped:
+        """Return a context in which ``task.module`` carries the averaged weights and is in evaluation mode."""
+        return _Swapped(self.task.module, self.ema.tensors)
+
+
+class _Swapped:
+    """Puts other weights into a module for a while."""
+
+    def __init__(self, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        self.module, self.tensors = module, tensors
+
+    def __enter__(self) -> nn.Module:
+        self.own = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+        self.module.load_state_dict(dict(self.tensors))
+        return self.module.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.module.load_state_dict(self.own)
+        self.module.train()

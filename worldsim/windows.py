@@ -1,0 +1,58 @@
+"""Who sees whom: masks of temporal attention for training and for streaming, and the frames stacked as history."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def additive(allowed: Tensor) -> Tensor:
+    """Turn a bool mask into 0 where attention is allowed and -inf elsewhere."""
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, float("-inf"))
+
+
+def training_mask(frames: int, skip: int, window: int, device: torch.device | None = None) -> Tensor:
+    """Return the mask of a context stream of all frames followed by a target stream of frames ``skip`` and on.
+
+    A context frame sees the ``window`` context frames before it and itself; a target frame sees the ``window`` context frames
+    before it and itself: what a step of a rollout sees.
+
+    Returns:
+        ``(1, F, F)`` additive, F = 2 * frames - skip.
+    """
+    number = torch.arange(frames, device=device)
+    place = torch.cat((number, number[skip:]))  # (F,)
+    target = torch.arange(len(place), device=device) >= frames  # (F,)
+    gap = place[:, None] - place[None, :]  # (F, F)
+    in_window = (gap >= target[:, None].long()) & (gap <= window) & ~target[None, :]
+    same = torch.eye(len(place), dtype=torch.bool, device=device)
+    return additive(in_window | same).unsqueeze(0)
+
+
+def streaming_mask(positions: Tensor, remembered: Tensor, window: int) -> Tensor:
+    """Return the mask of one new frame a row over remembered frames and itself.
+
+    Args:
+        positions: ``(B, 1)`` absolute number of the new frame.
+        remembered: ``(B, P)`` absolute numbers of remembered frames, negative where a slot is empty.
+        window: Past frames that may be seen.
+
+    Returns:
+        ``(B, 1, P + 1)`` additive.
+    """
+    gap = positions - remembered  # (B, P)
+    seen = (remembered >= 0) & (gap >= 1) & (gap <= window)  # (B, P)
+    return additive(torch.cat((seen, torch.ones_like(seen[:, :1])), dim=1)).unsqueeze(1)
+
+
+def stack_history(latents: Tensor, count: int) -> Tensor:
+    """Stack to each frame the ``count`` frames before it, newest first: ``(B, F, C, h, w)`` to ``(B, F, count*C, h, w)``."""
+    if count == 0:
+        return latents[:, :, :0]
+    shifted = [torch.cat((torch.zeros_like(latents[:, :i]), latents[:, :-i]), dim=1) for i in range(1, count + 1)]
+    return torch.cat(shifted, dim=2)  # (B, F, count*C, h, w)
+
+
+def shift_levels(level: Tensor) -> Tensor:
+    """Give each frame the level of the frame before it, 0 for the first: ``(B, F)``."""
+    return torch.cat((torch.zeros_like(level[:, :1]), level[:, :-1]), dim=1)
