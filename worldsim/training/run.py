@@ -7,7 +7,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from worldsim.checkpoint import load_component
 from worldsim.targets import instantiate_allowed
+from worldsim.tokenizer import FrameAutoencoder
+from worldsim.training.build import WorldBuilder
 from worldsim.training.loop import LoopConfig, Trainer
 from worldsim.training.tokenizer_task import TokenizerTask, load_frames, psnr, reconstruct
 from worldsim.types import EpisodeStore
@@ -45,3 +48,15 @@ def train_tokenizer(cfg: DictConfig) -> float:
         autoencoder.save_pretrained(folder / "tokenizer")
     print(f"held-out PSNR {quality:.2f} dB over {len(heldout):,} frames; tokenizer saved to {folder / 'tokenizer'}")
     return quality
+
+
+def train_dynamics(cfg: DictConfig) -> None:
+    """Train dynamics and heads on a tokenizer's latents by ``configs/train_dynamics.yaml``; the world is saved to ``cfg.out``/world."""
+    store, folder = open_data(cfg), Path(cfg.out)
+    tokenizer = load_component(FrameAutoencoder, Path(cfg.tokenizer)).eval().requires_grad_(False)
+    made = WorldBuilder(store, tokenizer, cfg, folder)
+    trainer = Trainer(made.task, loop_config(cfg), folder)
+    trainer.run()
+    with trainer.averaged():
+        made.world().save_pretrained(folder / "world")
+    print(f"world saved to {folder / 'world'}: worldsim evaluate world={folder / 'world'} data.path={cfg.data.path}")

@@ -1,0 +1,123 @@
+"""Open-loop evaluation: from real context frames on, the recorded actions, and how far imagined frames stay from the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
+
+from worldsim.contexts import Context
+from worldsim.episode import Episode
+from worldsim.simulator import Simulator
+from worldsim.types import EpisodeStore
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a recorded episode: context, and what really happened after it.
+
+    Attributes:
+        context: The start.
+        actions: ``(T, A)`` rows taken from there.
+        frames: ``(T, H, W, 3)`` real frames after each action.
+        rewards: ``(T,)``.
+        state: ``(T, S)``.
+        seed: For the rollout's noise.
+    """
+
+    context: Context
+    actions: NDArray[Any]
+    frames: NDArray[np.uint8]
+    rewards: NDArray[np.float32]
+    state: NDArray[np.float32]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Imagined continuations of N segments over T steps: frames ``(N, T, H, W, 3)``, rewards ``(N, T)``, state ``(N, T, S)``."""
+
+    frames: NDArray[np.uint8]
+    rewards: NDArray[np.float32]
+    state: NDArray[np.float32]
+
+
+def cut_segments(store: EpisodeStore, *, split: str, context: int, horizon: int, per_episode: int, limit: int, seed: int = 0) -> list[Segment]:
+    """Cut stretches of ``horizon`` steps out of the episodes of a split, at random places, ``per_episode`` from each.
+
+    Raises:
+        ValueError: No episode is long enough.
+    """
+    generator, segments = np.random.default_rng(seed), list[Segment]()
+    for i in store.split(split):
+        episode = store[i]
+        room = len(episode) + 1 - context - horizon
+        for start in sorted(generator.choice(room + 1, size=min(per_episode, room + 1), replace=False)) if room >= 0 else ():
+            segments.append(_segment(episode, int(start), context, horizon, seed=len(segments)))
+        if len(segments) >= limit:
+            break
+    if not segments:
+        raise ValueError(f"no {split} episode has {context + horizon} frames: use a shorter horizon")
+    return segments[:limit]
+
+
+def _segment(episode: Episode, start: int, context: int, horizon: int, *, seed: int) -> Segment:
+    now = start + context - 1  # number of the last context frame: action[now] leads to frame[now + 1]
+    name = f"episode seed {episode.seed}, frame {start}"
+    return Segment(
+        context=Context(episode.frames[start : now + 1], episode.actions[start:now], episode.conditioning, name),
+        actions=episode.actions[now : now + horizon],
+        frames=episode.frames[now + 1 : now + 1 + horizon],
+        rewards=episode.rewards[now : now + horizon],
+        state=episode.state[now + 1 : now + 1 + horizon],
+        seed=seed,
+    )
+
+
+def other_actions(segments: Sequence[Segment]) -> list[Segment]:
+    """Give each segment the actions of a segment half the list away: of another episode."""
+    n = len(segments)
+    return [replace(segment, actions=segments[(i + n // 2) % n].actions) for i, segment in enumerate(segments)]
+
+
+def imagine(simulator: Simulator, segments: Sequence[Segment], *, batch: int = 16) -> Rollouts:
+    """Roll the segments out in the learned world."""
+    parts = [_imagine_batch(simulator, segments[i : i + batch]) for i in range(0, len(segments), batch)]
+    return Rollouts(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("frames", "rewards", "state")))
+
+
+def _imagine_batch(simulator: Simulator, segments: Sequence[Segment]) -> Rollouts:
+    state = simulator.start([segment.context for segment in segments], [segment.seed for segment in segments])
+    frames, rewards, labels = [], [], []
+    for t in range(len(segments[0].actions)):
+        state, step = simulator.step(state, np.stack([segment.actions[t] for segment in segments]))
+        frames.append(step.frames)
+        rewards.append(step.reward)
+        labels.append(step.state)
+    return Rollouts(np.stack(frames, 1), np.stack(rewards, 1), np.stack(labels, 1))
+
+
+def real(segments: Sequence[Segment]) -> NDArray[np.uint8]:
+    """Return the real frames ``(N, T, H, W, 3)``."""
+    return np.stack([segment.frames for segment in segments])
+
+
+def copy_last(segments: Sequence[Segment]) -> NDArray[np.uint8]:
+    """Return the last context frame repeated, ``(N, T, H, W, 3)``."""
+    return np.stack([np.repeat(segment.context.frames[-1:], len(segment.actions), axis=0) for segment in segments])
+
+
+def psnr(truth: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the peak signal-to-noise ratio in dB of each frame: ``(...)`` for ``(..., H, W, 3)``; equal frames give 78 dB."""
+    square = np.mean((truth.astype(np.float32) - made.astype(np.float32)) ** 2, axis=(-3, -2, -1), dtype=np.float64)
+    return 10 * np.log10(255**2 / np.maximum(square, 1e-3))
+
+
+def ssim(truth: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the structural similarity (Wang et al. 2004) of each frame: ``(...)`` for ``(..., H, W, 3)``."""
+    pairs = zip(truth.reshape(-1, *truth.shape[-3:]), made.reshape(-1, *made.shape[-3:]), strict=True)
+    return np.array([structural_similarity(a, b, channel_axis=-1, data_range=255) for a, b in pairs]).reshape(truth.shape[:-3])

@@ -1,0 +1,110 @@
+"""Builds a world to train from a dataset, a tokenizer and a configuration, and what goes into its spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from worldsim import __version__
+from worldsim.clips import load_episodes, state_statistics
+from worldsim.conditioning import Vocabulary
+from worldsim.contexts import Context, Contexts
+from worldsim.dit import VideoDiT
+from worldsim.evaluation.openloop import cut_segments, imagine, real
+from worldsim.evaluation.pictures import real_above_imagined
+from worldsim.heads import Heads
+from worldsim.model import WorldModel
+from worldsim.simulator import Simulator
+from worldsim.spaces import feature_size
+from worldsim.spec import Sampling, WorldSpec
+from worldsim.targets import instantiate_allowed
+from worldsim.tokenizer import FrameAutoencoder
+from worldsim.training.dynamics_task import DynamicsLoss, DynamicsTask, Objective
+from worldsim.types import EpisodeStore
+
+
+class WorldBuilder:
+    """A world in the making.
+
+    Args:
+        store: The dataset.
+        tokenizer: The trained tokenizer.
+        cfg: A composed ``configs/train_dynamics.yaml``.
+        folder: The run's folder; encoded latents are kept in it.
+    """
+
+    def __init__(self, store: EpisodeStore, tokenizer: FrameAutoencoder, cfg: DictConfig, folder: Path) -> None:
+        self.store, self.tokenizer, self.cfg = store, tokenizer, cfg
+        episodes = [store[i] for i in store.split("train")]
+        vocabulary = Vocabulary.build([episode.conditioning for episode in episodes])
+        statistics = state_statistics(episodes, len(store.info.state_names))
+        self.spec = self._spec(vocabulary, statistics, np.concatenate([episode.rewards for episode in episodes]))
+        self.dynamics: VideoDiT = instantiate_allowed(
+            cfg.model,
+            latent_shape=list(tokenizer.latent_shape),
+            action_features=feature_size(store.info.action_space),
+            condition_features=vocabulary.size,
+        )
+        self.heads = Heads(tokens=len(self.dynamics.place), width=self.dynamics.config.width, state_size=len(self.spec.state_names))
+        objective: Any = OmegaConf.to_container(cfg.objective, resolve=True)
+        self.task = DynamicsTask(
+            DynamicsLoss(self.dynamics, self.heads, Objective(**objective)),
+            load_episodes(store, "train", tokenizer, vocabulary=vocabulary, statistics=statistics, cache=folder / "cache"),
+            vocabulary,
+            batch_size=cfg.batch_size,
+            clip=cfg.clip,
+            on_sample=self.sample,
+        )
+
+    def _spec(self, vocabulary: Vocabulary, statistics: tuple[Any, Any], rewards: Any) -> WorldSpec:
+        info, cfg = self.store.info, self.cfg
+        recipe: Any = OmegaConf.to_container(cfg, resolve=True)
+        return WorldSpec(
+            name=cfg.name,
+            frame_size=info.frame_size,
+            fps=info.fps,
+            action_space=info.action_space,
+            vocabulary=vocabulary,
+            state_names=info.state_names,
+            state_mean=tuple(statistics[0].tolist()),
+            state_std=tuple(statistics[1].tolist()),
+            reward_range=(float(rewards.min()), float(rewards.max())),
+            window=cfg.model.window,
+            context_frames=cfg.context_frames,
+            sampling=Sampling(**cfg.sampling),
+            keys=_plain(cfg.keys),
+            source=dict(info.source),
+            dataset={"name": info.name, "fingerprint": info.fingerprint, "episodes": len(self.store), "licence": info.licence},
+            recipe={"worldsim": __version__, **{key: recipe[key] for key in ("model", "objective", "loop", "batch_size", "clip")}},
+        )
+
+    def world(self, *, contexts: bool = True) -> WorldModel:
+        """Return the world with the weights as they are now, and its start contexts."""
+        chosen = self._contexts() if contexts else Contexts(())
+        return WorldModel(self.tokenizer, self.dynamics, self.heads, self.spec, chosen).eval()
+
+    def _contexts(self) -> Contexts:
+        found: list[Context] = []
+        for split in ("heldout", "train"):
+            want = self.cfg.contexts - len(found)
+            if want > 0 and self.store.split(split):
+                per_episode = max(1, -(-want // len(self.store.split(split))))
+                segments = cut_segments(self.store, split=split, context=self.cfg.context_frames, horizon=1, per_episode=per_episode, limit=want)
+                found += [segment.context for segment in segments]
+        return Contexts(tuple(found))
+
+    def sample(self, step: int, folder: Path) -> None:
+        """Write real above imagined for a few held-out stretches."""
+        split = "heldout" if self.store.split("heldout") else "train"
+        segments = cut_segments(self.store, split=split, context=self.cfg.context_frames, horizon=self.cfg.sample_horizon, per_episode=1, limit=8)
+        simulator = Simulator(self.world(contexts=False))
+        real_above_imagined(folder / f"{step:07d}.png", real(segments), imagine(simulator, segments).frames)
+
+
+def _plain(value: Any) -> Mapping[str, Any]:
+    plain: Any = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else dict(value or {})
+    return plain
