@@ -13,6 +13,7 @@ from torch import Tensor
 from worldsim.contexts import Context
 from worldsim.diffusion import corrupt
 from worldsim.dit import FrameInputs, FrameOutputs
+from worldsim.heads import Readings
 from worldsim.model import WorldModel
 from worldsim.sampler import euler
 from worldsim.spaces import to_features
@@ -99,31 +100,42 @@ class Simulator:
     def __init__(self, world: WorldModel, *, sampling: Sampling | None = None) -> None:
         self.world, self.spec = world, world.spec
         self.sampling = sampling or world.spec.sampling
-        self.dynamics, self.device = world.dynamics, world.device
+        self.dynamics, self.device, self.dtype = world.dynamics, world.device, world.dynamics.place.dtype
 
-    @torch.inference_mode()
     def start(self, contexts: Sequence[Context], seeds: Sequence[int]) -> State:
         """Begin one row a context; each is prepared on its own, so a row does not depend on the others.
+
+        Args:
+            contexts: Where the B rows start.
+            seeds: What each row's noise is drawn from, at least 0.
 
         Raises:
             ValueError: A context has frames of another size, or tags, words or numbers that the world does not know.
         """
-        return State.stack([self._start_one(context, seed) for context, seed in zip(contexts, seeds, strict=True)])
+        return self.begin(contexts, seeds)[0]
 
-    def _start_one(self, context: Context, seed: int) -> State:
+    @torch.inference_mode()
+    def begin(self, contexts: Sequence[Context], seeds: Sequence[int]) -> tuple[State, NDArray[np.float32]]:
+        """Do as ``start``, and also read the labelled state ``(B, S)`` of each context's last frame."""
+        begun = [self._start_one(context, seed) for context, seed in zip(contexts, seeds, strict=True)]
+        return State.stack([state for state, _ in begun]), np.concatenate([labels for _, labels in begun])
+
+    def _start_one(self, context: Context, seed: int) -> tuple[State, NDArray[np.float32]]:
         size = tuple(context.frames.shape[1:3])
         if size != tuple(self.spec.frame_size):
-            raise ValueError(f"start context has frames of {size[0]}x{size[1]}, world {self.spec.name!r} makes {self.spec.frame_size[0]}x{self.spec.frame_size[1]}: resize it")
-        context = _fit_length(context, self.spec.window)
-        f = len(context.frames)
-        latents = self.world.tokenizer.encode(to_model(torch.from_numpy(context.frames)).to(self.device))[None].float()  # (1, F, C, h, w)
+            wanted = self.spec.frame_size
+            raise ValueError(
+                f"start context has frames of {size[0]}x{size[1]}, world {self.spec.name!r} makes {wanted[0]}x{wanted[1]}: resize them"
+            )
+        frames, features, shown = self._unfold(context)
+        f = len(frames)
+        latents = self.world.tokenizer.encode(to_model(torch.tensor(frames)).to(self.device, self.dtype))[None].float()  # (1, F, C, h, w)
         noise = torch.from_numpy(np.stack([self._noise(seed, i)[1] for i in range(f)]))[None].to(self.device)  # (1, F, C, h, w)
         level = torch.full((1, f), self.sampling.context_level, device=self.device)
-        seen = corrupt(latents, noise, level)  # (1, F, C, h, w)
-        features = to_features(self.spec.action_space, context.actions) if f > 1 else np.zeros((0, self.dynamics.config.action_features), np.float32)
-        actions = torch.from_numpy(np.concatenate((np.zeros((1, features.shape[-1]), np.float32), features)))[None].to(self.device)  # (1, F, A)
-        known = torch.from_numpy(np.arange(f) > 0)[None].to(self.device)  # (1, F)
-        condition = self.spec.vocabulary.features(context.conditioning)[None].to(self.device)  # (1, V)
+        seen = corrupt(latents, noise, level).to(self.dtype)  # (1, F, C, h, w)
+        actions = torch.from_numpy(features)[None].to(self.device, self.dtype)  # (1, F, A)
+        known = torch.from_numpy(shown)[None].to(self.device)  # (1, F)
+        condition = self.spec.vocabulary.features(context.conditioning)[None].to(self.device, self.dtype)  # (1, V)
         inputs = FrameInputs(
             latents=seen,
             history=stack_history(seen, self.dynamics.config.history),
@@ -136,7 +148,22 @@ class Simulator:
             positions=torch.arange(f, device=self.device)[None],
         )
         out = self.dynamics(inputs, training_mask(f, f, self.spec.window, self.device))
-        return self._first_state(out, seen, condition, seed)
+        return self._first_state(out, seen, condition, seed), self._labels(self.world.heads(out.hidden[:, -1:]))
+
+    def _unfold(self, context: Context) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
+        """Keep the newest frames that fit the window; show a single image twice, so that the world starts at rest.
+
+        Returns:
+            Frames ``(F, H, W, 3)``, features ``(F, A)`` of the action that led to each, and ``(F,)`` whether that action is known.
+        """
+        frames = context.frames[-self.spec.window :]
+        rows = context.actions[len(context.actions) - len(frames) + 1 :]
+        if len(context.frames) == 1:
+            frames = np.repeat(frames, min(2, self.spec.window), axis=0)
+        features = np.zeros((len(frames), self.dynamics.config.action_features), np.float32)
+        if len(rows):
+            features[1:] = to_features(self.spec.action_space, rows)
+        return frames, features, (np.arange(len(frames)) > 0) & (len(rows) > 0)
 
     def _first_state(self, out: FrameOutputs, seen: Tensor, condition: Tensor, seed: int) -> State:
         f, window, h = seen.shape[1], self.spec.window, self.dynamics.config.history
@@ -156,7 +183,7 @@ class Simulator:
             state: B rows.
             actions: ``(B, A)`` rows of the action space.
         """
-        features = torch.from_numpy(to_features(self.spec.action_space, actions))[:, None].to(self.device)  # (B, 1, A)
+        features = torch.from_numpy(to_features(self.spec.action_space, actions))[:, None].to(self.device, self.dtype)  # (B, 1, A)
         drawn = np.stack([self._noise(int(s), int(p)) for s, p in zip(state.seed.tolist(), state.position.tolist(), strict=True)], axis=1)
         noise, context_noise = torch.from_numpy(drawn).to(self.device)[:, :, None]  # each (B, 1, C, h, w)
         mask = streaming_mask(state.position[:, None], state.remembered, self.spec.window)  # (B, 1, P + 1)
@@ -205,29 +232,24 @@ class Simulator:
     def _read(self, latents: Tensor, out: FrameOutputs) -> Step:
         readings = self.world.heads(out.hidden)
         frames = self.world.tokenizer.decode(latents.to(out.hidden.dtype)).float()  # (B, 3, H, W)
-        finite = torch.isfinite(frames).flatten(1).all(1) & torch.isfinite(readings.state[:, 0]).all(1) & torch.isfinite(readings.reward[:, 0])
-        labels = readings.state[:, 0].cpu().numpy() * np.array(self.spec.state_std, np.float32) + np.array(self.spec.state_mean, np.float32)
+        given = (frames, readings.state, readings.reward, readings.end_logit)
+        finite = torch.stack([torch.isfinite(x).flatten(1).all(1) for x in given]).all(0)  # (B,)
         low, high = self.spec.reward_range
         return Step(
             frames=to_uint8(frames.nan_to_num()).cpu().numpy(),
             latents=latents,
             reward=readings.reward[:, 0].clamp(low, high).cpu().numpy(),
             end=readings.end_logit[:, 0].sigmoid().cpu().numpy(),
-            state=labels.astype(np.float32),
+            state=self._labels(readings),
             finite=finite.cpu().numpy(),
         )
+
+    def _labels(self, readings: Readings) -> NDArray[np.float32]:
+        """Return the labelled state ``(B, S)`` of one frame a row in physical units."""
+        std, mean = np.array(self.spec.state_std, np.float32), np.array(self.spec.state_mean, np.float32)
+        return np.asarray(readings.state[:, 0].cpu().numpy() * std + mean, dtype=np.float32)
 
     def _noise(self, seed: int, position: int) -> NDArray[np.float32]:
         """Draw the noise a frame starts from and the noise it is remembered with, ``(2, C, h, w)``."""
         generator = np.random.Generator(np.random.Philox(key=np.array([seed, position], dtype=np.uint64)))
         return generator.standard_normal((2, *self.world.tokenizer.latent_shape), dtype=np.float32)
-
-
-def _fit_length(context: Context, window: int) -> Context:
-    """Keep the newest ``window`` frames; show a single image twice, so that the world starts at rest."""
-    if len(context.frames) == 1:
-        still = np.zeros((1, context.actions.shape[-1] if context.actions.ndim == 2 else 0), np.float32)
-        return Context(np.repeat(context.frames, 2, axis=0), still, context.conditioning, context.name) if still.shape[-1] else context
-    if len(context.frames) <= window:
-        return context
-    return Context(context.frames[-window:], context.actions[len(context.actions) - window + 1 :], context.conditioning, context.name)
