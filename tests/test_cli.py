@@ -157,8 +157,11 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_worlds_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "toy-nano").mkdir()
-    (tmp_path / "toy-nano" / "world.json").write_text(json.dumps({"frame_size": [64, 64], "fps": 25.0, "description": "a toy"}))
     monkeypatch.setattr(cli, "WORLDS", tmp_path)
     assert cli.main(["worlds"]) == 0
-    assert capsys.readouterr().out.split() == ["toy-nano", "64x64", "25.0", "fps", "a", "toy"]
+    assert "no world is shipped" in capsys.readouterr().out
+    (tmp_path / "toy").mkdir()
+    spec = {"name": "toy", "frame_size": [64, 64], "fps": 25.0, "source": {"id": "Toy-v0"}, "licence": "CC0-1.0"}
+    (tmp_path / "toy" / "world.json").write_text(json.dumps(spec))
+    assert cli.main(["worlds"]) == 0
+    assert capsys.readouterr().out.split() == ["toy", "64x64", "25", "fps", "learned", "from", "Toy-v0", "CC0-1.0"]

@@ -138,10 +138,12 @@ def _indent(text: str) -> str:
 
 
 def _list_worlds() -> int:
-    for path in sorted(WORLDS.glob("*/world.json")):
-        spec = json.loads(path.read_text(encoding="utf-8"))
-        size = "x".join(str(n) for n in spec.get("frame_size", ()))
-        print(f"{path.parent.name:<20}{size:<10}{spec.get('fps', ''):>5} fps  {spec.get('description', '')}".rstrip())
+    specs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(WORLDS.glob("*/world.json"))]
+    for spec in specs:
+        size = "x".join(str(side) for side in spec["frame_size"])
+        print(f"{spec['name']:<20}{size:<9}{spec['fps']:g} fps  learned from {spec['source'].get('id', '?')}  {spec['licence']}")
+    if not specs:
+        print("no world is shipped with this build: train one, and name its folder")
     return 0
 
 
