@@ -1,0 +1,136 @@
+"""Probe: a small network, trained on real frames alone, that reads labelled state from frames, real or imagined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldsim.tokenizer import to_model
+from worldsim.types import EpisodeStore
+
+_SIDE = 64  # larger frames are averaged down to it
+_PER_EPISODE = 32
+
+
+@dataclass(frozen=True)
+class Readable:
+    """Pairs of successive frames, and the labelled state of the later one.
+
+    Attributes:
+        frames: ``(N, 2, H, W, 3)`` uint8.
+        state: ``(N, S)`` float32 in physical units.
+    """
+
+    frames: NDArray[np.uint8]
+    state: NDArray[np.float32]
+
+
+def draw_pairs(store: EpisodeStore, split: str, count: int, *, seed: int = 0) -> Readable:
+    """Draw about ``count`` pairs of successive frames from episodes spread over a split.
+
+    Raises:
+        ValueError: The split has no episode of two frames.
+    """
+    generator, episodes = np.random.default_rng(seed), store.split(split)
+    wanted = min(len(episodes), -(-count // _PER_EPISODE))
+    chosen = generator.choice(len(episodes), size=wanted, replace=False) if wanted else np.zeros(0, np.int64)
+    frames, state = list[NDArray[np.uint8]](), list[NDArray[np.float32]]()
+    for i in sorted(chosen):
+        episode = store[episodes[i]]
+        rows = generator.choice(len(episode), size=min(len(episode), -(-count // wanted)), replace=False)
+        frames.append(np.stack((episode.frames[rows], episode.frames[rows + 1]), axis=1))
+        state.append(episode.state[rows + 1])
+    if not frames:
+        raise ValueError(
+            f"split {split!r} has no episodes to train the probe on: record more, or set protocol.pairs=0 to leave the probe out"
+        )
+    return Readable(np.concatenate(frames), np.concatenate(state))
+
+
+class Probe(nn.Module):
+    """Four strided convolutions and two linear layers on a pair of frames.
+
+    Args:
+        mean: ``(S,)`` mean of the labels it learns.
+        std: ``(S,)`` their standard deviation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: NDArray[np.float32], std: NDArray[np.float32]) -> None:
+        super().__init__()
+        widths = (6, 32, 48, 64, 64)
+        layers: list[nn.Module] = []
+        for a, b in pairwise(widths):
+            layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(8, b), nn.SiLU()]
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        self.head = nn.Sequential(nn.Linear(16 * widths[-1], 128), nn.SiLU(), nn.Linear(128, len(mean)))
+        self.register_buffer("mean", torch.from_numpy(mean))
+        self.register_buffer("std", torch.from_numpy(std))
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        """Map ``(N, 2, 3, H, W)`` in [-1, 1] to standardised state ``(N, S)``."""
+        x = pairs.flatten(1, 2)  # (N, 6, H, W)
+        if max(x.shape[-2:]) > _SIDE:
+            x = F.interpolate(x, size=(_SIDE, _SIDE), mode="area")  # (N, 6, 64, 64)
+        y: Tensor = self.head(self.body(x))  # (N, S)
+        return y
+
+    @torch.inference_mode()
+    def read(self, frames: NDArray[np.uint8], *, batch: int = 256) -> NDArray[np.float32]:
+        """Read the state ``(N, S)`` in physical units of the later frame of each pair ``(N, 2, H, W, 3)``."""
+        parts = [self(to_model(torch.from_numpy(frames[i : i + batch]))) * self.std + self.mean for i in range(0, len(frames), batch)]
+        return torch.cat(parts).numpy().astype(np.float32)
+
+
+def train_probe(data: Readable, *, steps: int = 1000, batch: int = 64, lr: float = 2e-3, seed: int = 0) -> Probe:
+    """Train a probe on real frames; the same data and seed give the same probe.
+
+    Args:
+        data: What to learn from.
+        steps: Optimiser steps; about 0.05 s each on one CPU core at 64x64.
+        batch: Pairs a step.
+        lr: Highest learning rate; it rises over a tenth of the steps and falls to 0.
+        seed: For weights and order.
+    """
+    mean, std = data.state.mean(0), np.maximum(data.state.std(0), 1e-6)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        probe = Probe(mean.astype(np.float32), std.astype(np.float32))
+    optimiser = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
+    labels = torch.from_numpy((data.state - mean) / std).float()  # (N, S)
+    for _ in range(steps):
+        rows = torch.randint(len(labels), (batch,), generator=generator)
+        loss = F.smooth_l1_loss(probe(to_model(torch.from_numpy(data.frames[rows.numpy()]))), labels[rows])
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        schedule.step()
+    return probe.eval()
+
+
+def pairs_at(step: int, last: NDArray[np.uint8], frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return frame ``step`` (1 is the first) of N rollouts behind the one before it, ``(N, 2, H, W, 3)``.
+
+    Args:
+        step: 1 to T.
+        last: Last context frames ``(N, H, W, 3)``, which come before step 1.
+        frames: ``(N, T, H, W, 3)``.
+    """
+    before = last if step == 1 else frames[:, step - 2]
+    return np.stack((before, frames[:, step - 1]), axis=1)
+
+
+def columns(names: Sequence[str], of: Sequence[str]) -> list[int]:
+    """Return the places of ``names`` in ``of``."""
+    return [list(of).index(name) for name in names]
