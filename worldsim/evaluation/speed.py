@@ -96,7 +96,7 @@ def frame_flops(world: WorldModel, sampling: Sampling | None = None) -> dict[str
         heads = count_flops(lambda: world.heads(hidden[0]))
     total = count_flops(lambda: simulator.step(state, action))
     parts = {"dynamics": total - decode - heads, "heads": heads, "decode": decode, "total": total}
-    return {name: round(value / 1e9, 4) for name, value in parts.items()}
+    return {name: round(value / 1e9, 6) for name, value in parts.items()}
 
 
 def matmul_gflops(*, size: int = 1024, repeats: int = 5) -> float:
