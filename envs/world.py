@@ -1,0 +1,137 @@
+"""``WorldSim-v0``: a learned world as a Gymnasium environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import EzPickle
+
+from worldsim.envs.actions import action_row
+from worldsim.envs.keys import keys_to_action
+from worldsim.envs.rows import Rows
+from worldsim.envs.window import Window
+from worldsim.types import Frames
+
+
+class WorldSimEnv(gym.Env[Frames, Any], EzPickle):
+    """One episode at a time in a learned world.
+
+    Observations: frames ``(H, W, 3)`` uint8; the first is the last frame of the start context.
+    Actions: the action space of the simulator that the world was learned from.
+    Reward: what the world expects the simulator would give, inside the range of its training data.
+
+    ``terminated`` is True where the world gives the end of the episode a probability above one half. ``truncated`` is True at
+    the horizon, and where the model breaks down (NaN): ``info["truncation_reason"]`` then says so, and the last good frame is
+    given again. ``info["state"]`` holds the labelled state as floats; the info of a reset also holds ``"conditioning"``
+    (``tags``, ``numbers``, ``text``) and the name of the start ``"context"``.
+
+    Weights are loaded once a process, however many environments there are. The same seed gives the same episode.
+
+    Args:
+        world: Name of a shipped world, folder, or Hub repository.
+        render_mode: ``rgb_array``, ``human`` (a window) or None.
+        horizon: Most steps of an episode; None for no limit.
+        device: Where the world runs, as ``cpu`` or ``cuda``.
+        steps: Denoising steps a frame; None for the world's own number. More is slower and can be sharper.
+        context: Where episodes start unless a reset says otherwise; see ``reset``. None draws one of the world's own.
+        conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
+
+    Raises:
+        ValueError: The world cannot be loaded, or an argument is out of its range.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 25}
+
+    def __init__(
+        self,
+        world: str = "carracing-nano",
+        *,
+        render_mode: str | None = None,
+        horizon: int | None = 1000,
+        device: str | None = "cpu",
+        steps: int | None = None,
+        context: Any = None,
+        conditioning: Mapping[str, Any] | None = None,
+    ) -> None:
+        EzPickle.__init__(
+            self, world, render_mode=render_mode, horizon=horizon, device=device, steps=steps, context=context, conditioning=conditioning
+        )
+        if render_mode not in (None, "rgb_array", "human"):
+            raise ValueError(f"render_mode={render_mode!r} is unknown: use 'rgb_array', 'human' or None")
+        self.rows = Rows(world, count=1, device=device, steps=steps, horizon=horizon, context=context, conditioning=conditioning)
+        self.render_mode, self.metadata = render_mode, self.rows.metadata()
+        self.world_spec = self.rows.spec
+        self.action_space = deepcopy(self.world_spec.action_space)  # its own randomness
+        self.observation_space = spaces.Box(0, 255, (*self.world_spec.frame_size, 3), np.uint8)
+        self._window = Window(self.world_spec.name, self.rows.fps) if render_mode == "human" else None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frames, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: Settles the start and all noise; None goes on with the stream of the last seed.
+            options: ``{"context": ..., "conditioning": ...}``, both optional. A context is the index of one of the world's own,
+                ``{"frames": array (F, H, W, 3) or image file, "actions": ...}``, or
+                ``{"dataset": path, "episode": i, "start": t}``; ``"resize": True`` in it makes other sizes fit. Conditioning
+                ``{"tags": [...], "numbers": {...}, "text": "..."}`` takes the place of the context's own.
+
+        Raises:
+            ValueError: An option is unknown, or what it names is not there or does not fit the world.
+        """
+        super().reset(seed=seed)
+        (info,) = self.rows.reset([0], [self.np_random], [options])
+        self._show()
+        return self.rows.frames[0].copy(), info
+
+    def step(self, action: Any) -> tuple[Frames, float, bool, bool, dict[str, Any]]:
+        """Move one frame on.
+
+        Raises:
+            ValueError: The action is outside the action space.
+            ResetNeeded: There is no episode, or it is over.
+        """
+        if self.rows.over[0]:
+            raise ResetNeeded("there is no running episode: call reset() first, and again whenever one has terminated or is truncated")
+        out = self.rows.step(action_row(self.action_space, action)[None])
+        self._show()
+        return out.frames[0], float(out.rewards[0]), bool(out.terminated[0]), bool(out.truncated[0]), out.infos[0]
+
+    def render(self) -> Frames | None:
+        """Return the newest frame with ``render_mode="rgb_array"``; show it with ``"human"``."""
+        self._show()
+        return self.rows.frames[0].copy() if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Close the window, if there is one; harmless when done twice."""
+        if self._window is not None:
+            self._window.close()
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
+        """Return actions by the keys held down, for ``gymnasium.utils.play``.
+
+        Raises:
+            ValueError: The world names no keys.
+        """
+        return keys_to_action(self.world_spec)
+
+    def get_action_meanings(self) -> list[str]:
+        """Return a name for each action of a Discrete space: its keys where the world names them, else its number.
+
+        Raises:
+            ValueError: The action space is not Discrete.
+        """
+        space = self.action_space
+        if not isinstance(space, spaces.Discrete):
+            raise ValueError(f"actions of {space} have no names: only those of a Discrete space do")
+        names = {int(value): str(name).upper() for name, value in self.world_spec.keys.items()}
+        return [names.get(number, f"ACTION {number}") for number in range(int(space.start), int(space.start + space.n))]
+
+    def _show(self) -> None:
+        if self._window is not None:
+            self._window.show(self.rows.frames[0])

@@ -1,0 +1,486 @@
+"""``WorldSim-v0``, the single environment: Gymnasium's contract, starts, ends and rendering."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import Space, spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.wrappers import RecordEpisodeStatistics
+from PIL import Image
+
+from worldsim.datasets.plan import make_plan
+from worldsim.datasets.writer import EpisodeWriter, create_dataset, make_spec
+from worldsim.envs.rows import NOT_FINITE
+from worldsim.envs.world import WorldSimEnv
+from worldsim.episode import Conditioning, Episode
+from worldsim.model import WorldModel
+from worldsim.rollout import EpisodeJob
+from worldsim.spaces import to_row
+
+SPACES: list[Space[Any]] = [
+    spaces.Discrete(3, start=2),
+    spaces.MultiDiscrete([2, 3]),
+    spaces.MultiBinary(2),
+    spaces.Dict({"steer": spaces.Box(-1, 1, (2,), np.float32), "gear": spaces.Discrete(2)}),
+]
+
+
+@pytest.fixture(autouse=True)
+def _headless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+
+
+def never_end(world: WorldModel) -> None:
+    """Let the end head say no whatever it sees."""
+    world.heads.mlp[-1].bias[world.heads.sizes[0]] = -50.0
+
+
+def end_at_once(world: WorldModel) -> None:
+    """Let the end head say yes whatever it sees."""
+    world.heads.mlp[-1].bias[world.heads.sizes[0]] = 50.0
+
+
+@pytest.fixture(scope="module")
+def world_path(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny world whose episodes do not end by themselves."""
+    world, folder = make_world(), tmp_path_factory.mktemp("endless") / "tiny"
+    never_end(world)
+    world.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def env(world_path: Path) -> WorldSimEnv:
+    return WorldSimEnv(str(world_path))
+
+
+@pytest.fixture
+def save(make_world: Any, tmp_path: Path) -> Any:
+    """Save a tiny world, changed by ``change``, and return its folder."""
+
+    def run(space: Space[Any] | None = None, change: Callable[[WorldModel], None] = never_end, **fields: Any) -> str:
+        world: WorldModel = make_world(space)
+        world.spec = replace(world.spec, **fields)
+        change(world)
+        folder = tmp_path / "changed"
+        world.save_pretrained(folder)
+        return str(folder)
+
+    return run
+
+
+# ---------------------------------------------------------------- Gymnasium's contract
+
+
+def test_check_env_has_nothing_to_say(world_path: Path) -> None:
+    check_env(gym.make("WorldSim-v0", world=str(world_path)).unwrapped)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
+def test_check_env_with_every_action_space(save: Any, space: Space[Any]) -> None:
+    env = gym.make("WorldSim-v0", world=save(space)).unwrapped
+    assert env.action_space == space
+    if not isinstance(space, spaces.Discrete):  # a start other than 0 is not what the checker's stable-baselines hints expect
+        check_env(env)
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+
+
+def test_make_passes_the_passive_checks_and_wrappers(world_path: Path) -> None:
+    env = RecordEpisodeStatistics(gym.make("worldsim:WorldSim-v0", world=str(world_path), horizon=3, render_mode="rgb_array"))
+    env.reset(seed=0)
+    for _ in range(3):
+        _, _, _, truncated, info = env.step(env.action_space.sample())
+    assert truncated
+    assert info["episode"]["l"] == 3
+    env.close()
+
+
+def test_types_are_pythons_own(env: WorldSimEnv) -> None:
+    frame, info = env.reset(seed=1)
+    assert (frame.shape, frame.dtype) == ((16, 16, 3), np.uint8)
+    assert type(info) is dict
+    frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
+    assert (frame.shape, frame.dtype) == ((16, 16, 3), np.uint8)
+    assert (type(reward), type(terminated), type(truncated), type(info)) == (float, bool, bool, dict)
+    assert list(info["state"]) == ["speed", "offset"]
+    assert all(type(value) is float for value in info["state"].values())
+
+
+def test_same_seed_same_episode_and_unseeded_resets_follow_it(env: WorldSimEnv) -> None:
+    tapes = []
+    for seed in (7, 7, 8):
+        env.action_space.seed(0)
+        tape: list[Any] = [env.reset(seed=seed), env.step(env.action_space.sample()), env.reset(), env.step(env.action_space.sample())]
+        tapes.append(tape)
+    assert data_equivalence(tuple(tapes[0]), tuple(tapes[1]), exact=True)
+    assert not np.array_equal(tapes[0][1][0], tapes[2][1][0])
+    assert not np.array_equal(tapes[0][1][0], tapes[0][3][0])
+
+
+def test_global_randomness_is_neither_used_nor_touched(env: WorldSimEnv) -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[union-attr]  # noqa: NPY002
+    env.reset(seed=7)
+    first = env.step(np.zeros(3))[0]
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[arg-type]  # noqa: NPY002
+    torch.manual_seed(2)
+    env.reset(seed=7)
+    np.testing.assert_array_equal(env.step(np.zeros(3))[0], first)
+
+
+def test_actions_show_in_the_next_frame(env: WorldSimEnv) -> None:
+    seen = []
+    for action in ([-1, 0, 0], [1, 1, 1]):
+        env.reset(seed=7)
+        seen.append(env.step(action)[0])
+    assert (seen[0] != seen[1]).any()
+
+
+def test_what_is_returned_stays_as_it_was(world_path: Path) -> None:
+    env = WorldSimEnv(str(world_path), render_mode="rgb_array")
+    frame, info = env.reset(seed=1)
+    kept = frame.copy(), deepcopy(info)
+    rendered = env.render()
+    stepped = env.step(np.zeros(3))
+    assert rendered is not None
+    for array in (frame, rendered, stepped[0]):
+        array[:] = 0
+    info["state"]["speed"] = -1.0
+    again, fresh = env.reset(seed=1)
+    np.testing.assert_array_equal(again, kept[0])
+    assert fresh == kept[1]
+
+
+def test_spec_is_json_and_the_environment_pickles(world_path: Path) -> None:
+    env = gym.make("WorldSim-v0", world=str(world_path), horizon=5, steps=1, context=2, conditioning={"tags": ["wet"]})
+    assert env.spec is not None
+    again = gym.envs.registration.EnvSpec.from_json(env.spec.to_json()).make()
+    copied = pickle.loads(pickle.dumps(env.unwrapped))
+    frames = []
+    for one in (env, again, copied):
+        assert one.reset(seed=3)[1]["context"] == "context 2"
+        frames.append(one.step(np.zeros(3, np.float32))[0])
+    np.testing.assert_array_equal(frames[0], frames[1])
+    np.testing.assert_array_equal(frames[0], frames[2])
+    json.dumps(env.spec.kwargs)
+
+
+def test_two_environments_share_weights_and_nothing_else(world_path: Path) -> None:
+    one, two = WorldSimEnv(str(world_path)), WorldSimEnv(str(world_path))
+    assert one.rows.simulator.world is two.rows.simulator.world
+    one.action_space.seed(0)
+    first = one.action_space.sample()
+    one.action_space.seed(0)
+    two.action_space.seed(1)
+    np.testing.assert_array_equal(one.action_space.sample(), first)
+    one.reset(seed=0)
+    with pytest.raises(ResetNeeded):
+        two.step(np.zeros(3))
+
+
+def test_closing_twice_is_harmless(world_path: Path) -> None:
+    for mode in (None, "rgb_array", "human"):
+        env = WorldSimEnv(str(world_path), render_mode=mode)
+        env.reset(seed=0)
+        env.close()
+        env.close()
+
+
+def test_metadata_names_the_checkpoint(env: WorldSimEnv) -> None:
+    assert env.metadata["render_modes"] == ["rgb_array", "human"]
+    assert env.metadata["render_fps"] == 25
+    assert type(env.metadata["render_fps"]) is int
+    assert env.metadata["checkpoint"]["name"] == "tiny"
+    assert len(env.metadata["checkpoint"]["sha256"]) == 64
+
+
+def test_importing_worldsim_registers_without_torch() -> None:
+    code = "import sys, worldsim, gymnasium as gym; gym.spec('WorldSim-v0'); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+# ---------------------------------------------------------------- where an episode starts
+
+
+def test_the_first_frame_is_the_last_of_a_shipped_context(env: WorldSimEnv) -> None:
+    contexts = env.rows.simulator.world.contexts
+    drawn = {env.reset(seed=seed)[1]["context"] for seed in range(20)}
+    assert len(drawn) > 1
+    for index in range(len(contexts)):
+        frame, info = env.reset(seed=0, options={"context": index})
+        np.testing.assert_array_equal(frame, contexts[index].frames[-1])
+        assert info["context"] == f"context {index}"
+        assert info["conditioning"] == {"tags": ("dark",), "numbers": {"red": 0.4}, "text": "grey road"}
+        assert set(info["state"]) == {"speed", "offset"}
+
+
+def test_start_from_given_frames_and_actions(env: WorldSimEnv) -> None:
+    random = np.random.default_rng(0)
+    frames, actions = random.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8), [[0, 1, 0], [-1.0, 0.5, 0]]
+    shown, info = env.reset(seed=0, options={"context": {"frames": frames, "actions": actions}})
+    np.testing.assert_array_equal(shown, frames[-1])
+    assert info["conditioning"] == {"tags": (), "numbers": {}, "text": ""}
+    first = env.step(np.zeros(3))[0]
+    env.reset(seed=0, options={"context": {"frames": frames, "actions": actions[::-1]}})
+    assert (env.step(np.zeros(3))[0] != first).any()
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_start_from_an_image_file(world_path: Path, tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"start.{ending}"
+    Image.fromarray(np.full((16, 16), 90, np.uint8)).save(file)
+    env = gym.make("WorldSim-v0", world=str(world_path), context={"frames": str(file)})
+    frame, info = env.reset(seed=0)
+    assert np.abs(frame.astype(int) - 90).max() <= 1
+    assert info["context"] == str(file)
+    env.step(env.action_space.sample())
+
+
+def test_frames_of_another_size_need_leave_to_be_resized(env: WorldSimEnv) -> None:
+    wide = np.zeros((32, 64, 3), np.uint8)
+    wide[:, 16:48] = 200
+    with pytest.raises(ValueError, match=r"has frames of 32x64, world 'tiny' makes 16x16: resize them, or add 'resize': True"):
+        env.reset(options={"context": {"frames": wide}})
+    frame, _ = env.reset(options={"context": {"frames": wide, "resize": True}})
+    assert frame.shape == (16, 16, 3)
+    assert np.abs(frame.astype(int) - 200).max() < 20
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, env: WorldSimEnv) -> Any:
+    """Write a small dataset of the given action space."""
+
+    def run(space: Space[Any] = env.action_space) -> tuple[Path, list[Episode]]:
+        random, path = np.random.default_rng(0), tmp_path / "recorded"
+        space.seed(0)
+        spec = make_spec(
+            name="recorded", frame_size=(16, 16), fps=25, action_space=space, state_names=(), source={}, licence="CC0-1.0", root_seed=0
+        )
+        plan = create_dataset(path, spec, make_plan([EpisodeJob(i, i, 9) for i in range(2)], batch=1, scenarios={}))
+        episodes = [
+            Episode(
+                frames=random.integers(0, 256, (10, 16, 16, 3), dtype=np.uint8),
+                actions=np.stack([to_row(space, space.sample()) for _ in range(9)]),
+                rewards=np.zeros(9, np.float32),
+                terminated=np.zeros(9, np.bool_),
+                truncated=np.zeros(9, np.bool_),
+                state=np.zeros((10, 0), np.float32),
+                seed=i,
+                conditioning=Conditioning(("wet",), {"red": 0.1}, "road"),
+            )
+            for i in range(2)
+        ]
+        writer = EpisodeWriter(path)
+        for job, episode in zip(plan.jobs, episodes, strict=True):
+            writer.write(job, episode)
+        return path, episodes
+
+    return run
+
+
+def test_start_from_a_dataset(env: WorldSimEnv, dataset: Any) -> None:
+    path, episodes = dataset()
+    frame, info = env.reset(seed=0, options={"context": {"dataset": str(path), "episode": 1, "start": 2}})
+    np.testing.assert_array_equal(frame, episodes[1].frames[5])
+    assert info["conditioning"] == {"tags": ("wet",), "numbers": {"red": 0.1}, "text": "road"}
+    given = {"frames": episodes[1].frames[2:6], "actions": episodes[1].actions[2:5]}
+    stepped = env.step(np.zeros(3))[0]
+    env.reset(seed=0, options={"context": given, "conditioning": {"tags": ["wet"], "numbers": {"red": 0.1}, "text": "road"}})
+    np.testing.assert_array_equal(env.step(np.zeros(3))[0], stepped)
+    drawn = {env.reset(seed=seed, options={"context": {"dataset": path}})[1]["context"] for seed in range(9)}
+    assert len(drawn) > 2
+
+
+def test_a_dataset_that_does_not_fit_is_refused(env: WorldSimEnv, dataset: Any) -> None:
+    with pytest.raises(ValueError, match="does not exist: record one"):
+        env.reset(options={"context": {"dataset": "nowhere"}})
+    path, _ = dataset(spaces.Discrete(2))
+    with pytest.raises(ValueError, match=r"has actions of Discrete\(2\), world 'tiny' takes Box"):
+        env.reset(options={"context": {"dataset": path}})
+
+
+@pytest.mark.parametrize(
+    ("where", "message"), [({"episode": 2}, r"episode of .* is 2: .* 0\.\.1"), ({"start": 7}, r"start in .* is 7: .* 0\.\.6")]
+)
+def test_places_outside_a_dataset_are_refused(env: WorldSimEnv, dataset: Any, where: dict[str, int], message: str) -> None:
+    path, _ = dataset()
+    with pytest.raises(ValueError, match=message):
+        env.reset(options={"context": {"dataset": str(path), **where}})
+
+
+def test_conditioning_takes_the_place_of_the_contexts_own(world_path: Path) -> None:
+    env = WorldSimEnv(str(world_path), conditioning={"tags": ["wet"]})
+    _, told = env.reset(seed=0)
+    assert told["conditioning"] == {"tags": ("wet",), "numbers": {}, "text": ""}
+    first = env.step(np.zeros(3))[0]
+    _, told = env.reset(seed=0, options={"conditioning": {"numbers": {"red": 0.9}, "text": "grey"}})
+    assert told["conditioning"] == {"tags": (), "numbers": {"red": 0.9}, "text": "grey"}
+    assert (env.step(np.zeros(3))[0] != first).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"contxt": 1}, "reset option 'contxt' is unknown: did you mean 'context'"),
+        ({"context": 9}, r"start context 9 does not exist: this world ships contexts 0\.\.3"),
+        ({"context": "first"}, "context 'first' is no start: give the index"),
+        ({"context": True}, "context True is no start"),
+        ({"context": {"frame": 1}}, "is no start: give the index"),
+        ({"context": {"frames": "nowhere.png"}}, r"context image nowhere.png cannot be read .*: give a PNG or JPEG file"),
+        ({"context": {"frames": np.zeros((16, 16))}}, r"context frames are float64 of shape \(16, 16\): give uint8"),
+        ({"context": {"frames": np.zeros((2, 16, 16, 3), np.uint8)}}, "2 frames and 0 actions: give one action between two frames"),
+        ({"context": {"frames": np.zeros((2, 16, 16, 3), np.uint8), "actions": [[2, 0, 0]]}}, r"action \[2, 0, 0\] is outside Box"),
+        ({"context": {"frames": np.zeros((16, 16, 3), np.uint8), "episode": 1}}, "key of context 'episode' is unknown"),
+        ({"conditioning": {"tags": ["snow"]}}, r"conditioning tag 'snow' is unknown to this world: it was trained with \['dark', 'wet'\]"),
+        ({"conditioning": {"tag": ["wet"]}}, "key of conditioning 'tag' is unknown: did you mean 'tags'"),
+        ({"conditioning": {"tags": "wet"}}, "must have a list of tags"),
+        ({"conditioning": "wet"}, "conditioning 'wet' must be a mapping"),
+    ],
+)
+def test_wrong_options_are_named(env: WorldSimEnv, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        env.reset(seed=0, options=options)
+
+
+def test_a_world_without_contexts_says_what_to_give(save: Any) -> None:
+    folder = save()
+    (Path(folder) / "contexts.safetensors").unlink()
+    env = WorldSimEnv(folder)
+    with pytest.raises(ValueError, match="'tiny' ships no start contexts: give options="):
+        env.reset(seed=0)
+    env.reset(options={"context": {"frames": np.zeros((16, 16, 3), np.uint8)}})
+
+
+# ---------------------------------------------------------------- steps and ends
+
+
+@pytest.mark.parametrize("action", [[2, 0, 0], [0, 0], [np.nan, 0, 0], "left", [[0, 0, 0]], None], ids=repr)
+def test_an_action_outside_its_space_is_refused_and_nothing_is_lost(env: WorldSimEnv, action: Any) -> None:
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action .* is outside Box.*: give \(3,\) finite numbers, and clip them"):
+        env.step(action)
+    stepped = env.step(np.zeros(3))[0]
+    env.reset(seed=0)
+    np.testing.assert_array_equal(env.step(np.zeros(3))[0], stepped)
+
+
+def test_an_action_outside_a_discrete_space_is_refused(save: Any) -> None:
+    env = WorldSimEnv(save(spaces.Discrete(3, start=2)))
+    env.reset(seed=0)
+    env.step(np.int64(4))
+    for action in (5, 1, 2.5):
+        with pytest.raises(ValueError, match=r"is outside Discrete\(3, start=2\): give a whole number in 2\.\.4"):
+            env.step(action)
+
+
+def test_a_step_needs_a_running_episode(world_path: Path) -> None:
+    env = WorldSimEnv(str(world_path), horizon=2)
+    with pytest.raises(ResetNeeded, match=r"call reset\(\) first"):
+        env.step(np.zeros(3))
+    env.reset(seed=0)
+    assert [env.step(np.zeros(3))[3] for _ in range(2)] == [False, True]
+    with pytest.raises(ResetNeeded, match=r"call reset\(\) first"):
+        env.step(np.zeros(3))
+    env.reset()
+    assert env.step(np.zeros(3))[3] is False
+
+
+def test_a_horizon_truncates_without_a_reason_and_none_never_does(world_path: Path) -> None:
+    env = WorldSimEnv(str(world_path), horizon=3)
+    env.reset(seed=0)
+    out = [env.step(np.zeros(3)) for _ in range(3)]
+    assert [step[3] for step in out] == [False, False, True]
+    assert "truncation_reason" not in out[-1][4]
+    endless = WorldSimEnv(str(world_path), horizon=None)
+    endless.reset(seed=0)
+    assert not any(endless.step(np.zeros(3))[3] for _ in range(10))
+
+
+def test_the_end_head_terminates(save: Any) -> None:
+    env = WorldSimEnv(save(change=end_at_once), horizon=1)
+    env.reset(seed=0)
+    _, _, terminated, truncated, info = env.step(np.zeros(3))
+    assert (terminated, truncated) == (True, False)
+    assert "truncation_reason" not in info
+
+
+def test_nan_truncates_and_repeats_the_last_good_frame(env: WorldSimEnv) -> None:
+    env.reset(seed=0)
+    good, _, _, _, info = env.step(np.zeros(3))
+    state = env.rows.state
+    assert state is not None
+    env.rows.state = replace(state, history=torch.full_like(state.history, torch.nan))
+    frame, reward, terminated, truncated, broken = env.step(np.zeros(3))
+    np.testing.assert_array_equal(frame, good)
+    assert (reward, terminated, truncated) == (0.0, False, True)
+    assert broken == {"state": info["state"], "truncation_reason": NOT_FINITE}
+    with pytest.raises(ResetNeeded):
+        env.step(np.zeros(3))
+    env.reset(seed=0)
+    np.testing.assert_array_equal(env.step(np.zeros(3))[0], good)
+
+
+def test_sampling_steps_and_wrong_numbers(world_path: Path) -> None:
+    assert WorldSimEnv(str(world_path), steps=4).rows.simulator.sampling.steps == 4
+    assert WorldSimEnv(str(world_path), device=None).rows.simulator.device.type == "cpu"
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"steps": 0}, "steps >= 1"),
+        ({"horizon": 0}, "horizon=0 must be 1 or more steps, or None"),
+        ({"render_mode": "ansi"}, "render_mode='ansi' is unknown: use 'rgb_array', 'human' or None"),
+    ]
+    for keywords, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            WorldSimEnv(str(world_path), **keywords)
+
+
+# ---------------------------------------------------------------- rendering and keys
+
+
+def test_rgb_array_is_the_newest_frame(world_path: Path) -> None:
+    env = WorldSimEnv(str(world_path), render_mode="rgb_array")
+    env.reset(seed=0)
+    frame = env.step(np.zeros(3))[0]
+    np.testing.assert_array_equal(env.render(), frame)  # type: ignore[arg-type]
+
+
+def test_human_shows_the_frame_enlarged(world_path: Path) -> None:
+    import pygame
+
+    env = WorldSimEnv(str(world_path), render_mode="human")
+    frame, _ = env.reset(seed=0)
+    assert env.render() is None
+    shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+    np.testing.assert_array_equal(shown[::32, ::32], frame)
+    assert shown.shape == (512, 512, 3)
+    env.close()
+    assert not pygame.display.get_init()
+
+
+def test_no_display_is_an_error_with_a_way_out(world_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "nothing")
+    env = WorldSimEnv(str(world_path), render_mode="human")
+    with pytest.raises(ValueError, match=r"no window can be opened here .*: use render_mode='rgb_array'"):
+        env.reset(seed=0)
+
+
+def test_actions_have_meanings_where_they_are_discrete(save: Any, env: WorldSimEnv) -> None:
+    assert WorldSimEnv(save(spaces.Discrete(3), keys={"left": 1, "right": 2})).get_action_meanings() == ["ACTION 0", "LEFT", "RIGHT"]
+    with pytest.raises(ValueError, match="have no names: only those of a Discrete space do"):
+        env.get_action_meanings()
