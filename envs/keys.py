@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
+from worldsim.envs.actions import action_row
+from worldsim.spaces import from_row
 from worldsim.spec import WorldSpec
 
 MOST_HELD = 3
@@ -36,20 +38,14 @@ def keys_to_action(spec: WorldSpec, keys: Mapping[str, Any] | None = None) -> di
             f"world {spec.name!r} names no keyboard keys: "
             "give them, as play(env, keys_to_action={'w': action}) or 'worldsim play keys={w: [0, 1, 0]}'"
         )
-    single = {name: value for name, value in keys.items() if "+" not in name or len(name) == 1}
-    held: dict[tuple[int, ...], Any] = {}
-    if isinstance(spec.action_space, _OPEN):
-        for count in range(1, min(MOST_HELD, len(single)) + 1):
-            for names in combinations(single, count):
-                held[_codes(names)] = _added(spec.action_space, [single[name] for name in names])
-    else:
-        held |= {_codes([name]): _action(spec.action_space, value) for name, value in single.items()}
+    space = spec.action_space
+    single = {name: _action(space, value, name) for name, value in keys.items() if "+" not in name or len(name) == 1}
+    held = {_codes([name]): action for name, action in single.items()}
+    if isinstance(space, _OPEN):
+        for count in range(2, MOST_HELD + 1):
+            held |= {_codes(names): _added(space, [single[name] for name in names]) for names in combinations(single, count)}
     together = {name: value for name, value in keys.items() if name not in single}
-    held |= {_codes(name.split("+")): _action(spec.action_space, value) for name, value in together.items()}
-    for codes, action in held.items():
-        if not spec.action_space.contains(action):
-            raise ValueError(f"keys {codes} give {action!r}, which is outside {spec.action_space}: correct the world's keys")
-    return held
+    return held | {_codes(name.split("+")): _action(space, value, name) for name, value in together.items()}
 
 
 def rest_action(space: Space[Any]) -> Any:
@@ -76,12 +72,11 @@ def _added(space: Space[Any], values: list[Any]) -> Any:
     return np.clip(total, low, high).astype(space.dtype)
 
 
-def _action(space: Space[Any], value: Any) -> Any:
-    if isinstance(space, spaces.Discrete):
-        return space.dtype.type(value)
-    if isinstance(space, spaces.Dict):
-        return {name: _action(part, value[name]) for name, part in space.spaces.items()}
-    return np.asarray(value, dtype=space.dtype)
+def _action(space: Space[Any], value: Any, name: str) -> Any:
+    try:
+        return from_row(space, action_row(space, value))
+    except ValueError as error:
+        raise ValueError(f"key {name!r}: {error}") from error
 
 
 def _codes(names: Sequence[str]) -> tuple[int, ...]:

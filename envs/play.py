@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> None:
         **{key: settings[key] for key in ("world", "device", "steps", "horizon", "context", "conditioning")},
     )
     spec = env.get_wrapper_attr("world_spec")
-    keys = keys_to_action(spec, settings["keys"] or None)
+    keys = keys_to_action(spec, settings["keys"])
     open_display()
     print(f"{spec.name}: keys {' '.join(settings['keys'] or spec.keys)}, Escape ends")
     play(
