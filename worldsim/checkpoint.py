@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,12 +58,16 @@ def read_files(folder: Path) -> list[Path]:
     """Return the files that make up a world, sorted.
 
     Raises:
-        ValueError: One is missing.
+        ValueError: One is missing, or the folder is no world at all.
     """
+    if not (folder / FILE).is_file():
+        raise ValueError(f"{folder} is no world: it has no {FILE}; train one with 'worldsim train dynamics' or use a shipped name")
     files = [folder / FILE, *(folder / part / file for part in COMPONENTS for file in ("config.json", WEIGHTS))]
     for file in files:
         if not file.is_file():
-            raise ValueError(f"world {folder} is incomplete: {file.relative_to(folder)} is missing; restore it from a copy of the checkpoint")
+            raise ValueError(
+                f"world {folder} is incomplete: {file.relative_to(folder)} is missing; restore it from a copy of the checkpoint"
+            )
     return sorted([*files, *folder.glob("contexts.safetensors")])
 
 
@@ -87,9 +92,15 @@ def load_component(kind: type[M], folder: Path) -> M:
     """Build a component from its ``config.json`` and fill in its weights as float32.
 
     Raises:
-        ValueError: The weights are truncated or altered, or do not fit the configuration.
+        ValueError: The configuration is damaged, or the weights are truncated or altered, or do not fit the configuration.
     """
-    module: M = kind.from_config(kind.load_config(folder))
+    config = folder / "config.json"
+    try:
+        module: M = kind.from_config(json.loads(config.read_text(encoding="utf-8")))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{config} is no valid JSON ({error}): restore it from a copy of the checkpoint") from error
+    except TypeError as error:
+        raise ValueError(f"{config} is damaged ({error}): restore it from a copy of the checkpoint") from error
     file = folder / WEIGHTS
     try:
         tensors = load_file(file)
@@ -98,9 +109,11 @@ def load_component(kind: type[M], folder: Path) -> M:
     tensors = {name: value.float() if value.dtype == torch.float16 else value for name, value in tensors.items()}
     for name, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(f"weights {file} are altered: {name} has values that are not finite; restore the file from a copy of the checkpoint")
+            raise ValueError(
+                f"weights {file} are altered: {name} has values that are not finite; restore the file from a copy of the checkpoint"
+            )
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"weights {file} do not fit {folder / 'config.json'}: {error}") from error
+        raise ValueError(f"weights {file} do not fit {config} ({error}): restore both from one copy of the checkpoint") from error
     return module

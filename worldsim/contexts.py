@@ -39,7 +39,9 @@ class Context:
         if self.frames.ndim != 4 or self.frames.dtype != np.uint8 or self.frames.shape[-1] != 3 or not len(self.frames):
             raise ValueError(f"context frames must be uint8 of shape (F, H, W, 3) with F >= 1, got {self.frames.dtype} {self.frames.shape}")
         if len(self.actions) != len(self.frames) - 1:
-            raise ValueError(f"context has {len(self.frames)} frames and {len(self.actions)} actions: it needs one action between two frames")
+            raise ValueError(
+                f"context has {len(self.frames)} frames and {len(self.actions)} actions: it needs one action between two frames"
+            )
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,16 @@ class Contexts:
         return self.items[index]
 
     def save(self, folder: Path) -> None:
-        """Write ``contexts.safetensors``."""
+        """Write ``contexts.safetensors``; nothing where there are none.
+
+        Raises:
+            ValueError: They are not all of one length.
+        """
         if not self.items:
             return
+        lengths = [len(item.frames) for item in self.items]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"start contexts have {min(lengths)} to {max(lengths)} frames: they must all be of one length")
         notes = [{"conditioning": asdict(item.conditioning), "name": item.name} for item in self.items]
         arrays = {"frames": np.stack([item.frames for item in self.items]), "actions": np.stack([item.actions for item in self.items])}
         save_file(arrays, folder / FILE, metadata={"contexts": json.dumps(notes)})
@@ -85,8 +94,12 @@ class Contexts:
                 frames, actions = handle.get_tensor("frames"), handle.get_tensor("actions")
                 notes = json.loads(handle.metadata()["contexts"])
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"start contexts {file} are truncated or damaged ({error}): restore the file from a copy of the checkpoint") from error
-        return Contexts(tuple(Context(f, a, read_conditioning(n["conditioning"]), n["name"]) for f, a, n in zip(frames, actions, notes, strict=True)))
+            raise ValueError(
+                f"start contexts {file} are truncated or damaged ({error}): restore the file from a copy of the checkpoint"
+            ) from error
+        return Contexts(
+            tuple(Context(f, a, read_conditioning(n["conditioning"]), n["name"]) for f, a, n in zip(frames, actions, notes, strict=True))
+        )
 
 
 def read_conditioning(data: Mapping[str, Any]) -> Conditioning:

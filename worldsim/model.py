@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from worldsim.checkpoint import content_hash, load_component, read_files, resolve, save_component
+from worldsim.checkpoint import content_hash, load_component, resolve, save_component
 from worldsim.contexts import Contexts
 from worldsim.dit import VideoDiT
 from worldsim.heads import Heads
+from worldsim.spaces import feature_size
 from worldsim.spec import WorldSpec
 from worldsim.tokenizer import FrameAutoencoder
 
@@ -75,20 +76,46 @@ class WorldModel(nn.Module):
 
 
 def _device(device: str | torch.device) -> torch.device:
-    place = torch.device(device)
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {str(device)!r} is unknown: use 'cpu' or 'cuda'") from error
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r} was asked for, but torch sees no GPU here: use device='cpu'")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {str(device)!r} was asked for, but torch sees GPUs 0..{torch.cuda.device_count() - 1}")
     return place
 
 
 def _load(folder: Path, fingerprint: str) -> WorldModel:
-    read_files(folder)
     spec = WorldSpec.load(folder)
-    return WorldModel(
+    parts = (
         load_component(FrameAutoencoder, folder / "tokenizer"),
         load_component(VideoDiT, folder / "dynamics"),
         load_component(Heads, folder / "heads"),
-        spec,
-        Contexts.load(folder),
-        fingerprint=fingerprint,
     )
+    _check_fit(folder, spec, *parts)
+    return WorldModel(*parts, spec, Contexts.load(folder), fingerprint=fingerprint)
+
+
+def _check_fit(folder: Path, spec: WorldSpec, tokenizer: FrameAutoencoder, dynamics: VideoDiT, heads: Heads) -> None:
+    """Refuse parts that do not belong together.
+
+    Raises:
+        ValueError: Names the first two that differ.
+    """
+    pairs = [
+        ("frame size of tokenizer and world.json", tuple(tokenizer.config.frame_size), tuple(spec.frame_size)),
+        ("latent shape of dynamics and tokenizer", tuple(dynamics.config.latent_shape), tuple(tokenizer.latent_shape)),
+        (f"action features of dynamics and {spec.action_space}", dynamics.config.action_features, feature_size(spec.action_space)),
+        ("conditioning features of dynamics and world.json", dynamics.config.condition_features, spec.vocabulary.size),
+        ("window of dynamics and world.json", dynamics.config.window, spec.window),
+        ("tokens of heads and dynamics", heads.config.tokens, len(dynamics.place)),
+        ("width of heads and dynamics", heads.config.width, dynamics.config.width),
+        ("state labels of heads and world.json", heads.config.state_size, len(spec.state_names)),
+    ]
+    for what, one, other in pairs:
+        if one != other:
+            raise ValueError(
+                f"world {folder} is put together wrongly: {what} are {one} and {other}; restore it from a copy of the checkpoint"
+            )
