@@ -11,7 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from worldsim.conditioning import ActionEncoder, FourierEmbedding
-from worldsim.layers import DiTBlock, modulate, rotary_angles
+from worldsim.layers import ACTIVATIONS, DiTBlock, modulate, rotary_angles
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class VideoDiT(ModelMixin, ConfigMixin):
         history: Past frames stacked to each frame's channels; 0 turns it off.
         conv: Depthwise 3x3 convolution over the token grid before each block.
         long_skips: Feed each block of the first half to its mirror in the second (U-ViT, Bao et al. 2023, section 3.1).
+        activation: Of the MLPs: ``silu`` or ``gelu``.
         registers: Learned tokens added to every frame's own (Darcet et al. 2024).
     """
 
@@ -100,9 +101,14 @@ class VideoDiT(ModelMixin, ConfigMixin):
         conv: bool = False,
         long_skips: bool = False,
         registers: int = 0,
+        activation: str = "silu",
     ) -> None:
         super().__init__()
         c, h, w = latent_shape
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r} is unknown: use one of {sorted(ACTIVATIONS)}")
+        if width % heads or (width // heads) % 2:
+            raise ValueError(f"width {width} over heads {heads} must be an even whole number: rotary positions turn pairs")
         if h % patch_size or w % patch_size:
             raise ValueError(f"latent size {h}x{w} must be a multiple of patch_size {patch_size}")
         self.grid = (h // patch_size, w // patch_size)
@@ -112,7 +118,15 @@ class VideoDiT(ModelMixin, ConfigMixin):
         self.action_embed = ActionEncoder(action_features, width)
         self.condition_embed = nn.Linear(condition_features, width)
         self.blocks = nn.ModuleList(
-            DiTBlock(width, heads, mlp_ratio=mlp_ratio, time=(i + 1) % temporal_every == 0, conv=conv and registers == 0) for i in range(depth)
+            DiTBlock(
+                width,
+                heads,
+                mlp_ratio=mlp_ratio,
+                time=(i + 1) % temporal_every == 0,
+                conv=conv and registers == 0,
+                activation=activation,
+            )
+            for i in range(depth)
         )
         self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(depth // 2 if long_skips else 0))
         self.norm_out = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)

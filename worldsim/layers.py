@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": nn.SiLU, "gelu": partial(nn.GELU, approximate="tanh")}
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -29,6 +35,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention over the last two axes; in float32 on CPUs, whose bfloat16 kernel is slower at our sizes."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys (QK-norm, Henry et al. 2020); the mask is the caller's."""
 
@@ -51,7 +64,7 @@ class SpaceAttention(Attention):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, F, N, D)`` to the same shape."""
         q, k, v = (y.flatten(0, 1).transpose(1, 2) for y in self.project(x))  # each (B*F, heads, N, d)
-        out = F.scaled_dot_product_attention(q, k, v)  # (B*F, heads, N, d)
+        out = attend(q, k, v)  # (B*F, heads, N, d)
         return self.to_out(out.transpose(1, 2).flatten(2).view_as(x))  # (B, F, N, D)
 
 
@@ -78,9 +91,7 @@ class TimeAttention(Attention):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         q, k, v = (y.permute(0, 2, 3, 1, 4) for y in (q, k, v))  # each (B, N, heads, F, d)
         keys, values = (k, v) if past is None else (torch.cat((past[0], k), dim=3), torch.cat((past[1], v), dim=3))
-        out = F.scaled_dot_product_attention(
-            q.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), attn_mask=mask[:, None].to(q.dtype)
-        )  # (B, N*heads, F, d)
+        out = attend(q.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), mask[:, None])  # (B, N*heads, F, d)
         out = out.view(b, n, self.heads, f, self.head_dim).permute(0, 3, 1, 2, 4).flatten(3)  # (B, F, N, D)
         return self.to_out(out), k, v
 
@@ -94,15 +105,16 @@ class DiTBlock(nn.Module):
         mlp_ratio: Width of the MLP over D.
         time: Attend over frames rather than within one.
         conv: Put a depthwise 3x3 convolution over the token grid before attention.
+        activation: Of the MLP: ``silu``, the cheapest on CPUs, or ``gelu`` (approximated by tanh).
     """
 
-    def __init__(self, width: int, heads: int, *, mlp_ratio: float, time: bool, conv: bool) -> None:
+    def __init__(self, width: int, heads: int, *, mlp_ratio: float, time: bool, conv: bool, activation: str) -> None:
         super().__init__()
         self.time = time
         self.norm1, self.norm2 = (nn.LayerNorm(width, elementwise_affine=False, eps=1e-6) for _ in range(2))
         self.attention: SpaceAttention | TimeAttention = TimeAttention(width, heads) if time else SpaceAttention(width, heads)
         hidden = int(width * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, width))
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width) if conv else None
 

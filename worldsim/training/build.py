@@ -76,7 +76,7 @@ class WorldBuilder:
             window=cfg.model.window,
             context_frames=cfg.context_frames,
             sampling=Sampling(**cfg.sampling),
-            keys=_plain(cfg.keys),
+            keys=_plain(cfg["keys"]),
             source=dict(info.source),
             dataset={"name": info.name, "fingerprint": info.fingerprint, "episodes": len(self.store), "licence": info.licence},
             recipe={"worldsim": __version__, **{key: recipe[key] for key in ("model", "objective", "loop", "batch_size", "clip")}},

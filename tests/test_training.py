@@ -1,0 +1,236 @@
+"""Training: killed and resumed equals uninterrupted, averages, levels, clips, and the whole path from episodes to a saved world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from omegaconf import OmegaConf
+
+from worldsim.clips import load_episodes, state_statistics
+from worldsim.conditioning import Vocabulary
+from worldsim.config import compose
+from worldsim.diffusion import corrupt, draw_context_levels, draw_target_levels
+from worldsim.episode import Conditioning, Episode
+from worldsim.model import WorldModel
+from worldsim.simulator import Simulator
+from worldsim.tokenizer import FrameAutoencoder
+from worldsim.training.build import WorldBuilder
+from worldsim.training.loop import LoopConfig, Trainer, step_generator
+from worldsim.training.state import find_state, load_state
+from worldsim.training.tokenizer_task import TokenizerTask
+from worldsim.types import StoreInfo
+
+SPACE = spaces.Box(-1, 1, (2,), np.float32)
+
+
+class ToyStore:
+    """Six short episodes of random frames, in memory."""
+
+    def __init__(self, episodes: int = 6, steps: int = 11) -> None:
+        random = np.random.default_rng(0)
+        self.info = StoreInfo("toy", (16, 16), 25.0, SPACE, ("speed",), {"id": "toy"}, "f" * 64, "CC0-1.0")
+        self.episodes = [
+            Episode(
+                frames=random.integers(0, 256, (steps + 1, 16, 16, 3), dtype=np.uint8),
+                actions=random.uniform(-1, 1, (steps, 2)).astype(np.float32),
+                rewards=np.arange(1, steps + 1, dtype=np.float32),
+                terminated=np.arange(steps) == steps - 1,
+                truncated=np.zeros(steps, bool),
+                state=random.normal(5, 2, (steps + 1, 1)).astype(np.float32),
+                seed=i,
+                conditioning=Conditioning(("dark",), {"red": i / 10}, "grey road"),
+            )
+            for i in range(episodes)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, index: int) -> Episode:
+        return self.episodes[index]
+
+    def split(self, name: str) -> list[int]:
+        return list(range(5)) if name == "train" else [5]
+
+
+def tokenizer(seed: int = 0) -> FrameAutoencoder:
+    torch.manual_seed(seed)
+    return FrameAutoencoder(frame_size=(16, 16), latent_channels=4, widths=(8, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+
+
+def dynamics_config(*overrides: str) -> Any:
+    small = [
+        "model.width=32",
+        "model.depth=2",
+        "model.heads=2",
+        "model.temporal_every=2",
+        "model.window=4",
+        "clip=6",
+        "batch_size=4",
+        "context_frames=4",
+        "contexts=3",
+        "sample_horizon=3",
+        "loop.steps=6",
+        "loop.decay=2",
+        "loop.warmup=2",
+        "loop.log_every=1",
+        "loop.save_every=3",
+        "objective.shortcut=0.5",
+        "objective.shortcut_from=2",
+        "objective.self_context=0.5",
+        "objective.self_from=2",
+    ]
+    return compose("train_dynamics", [*small, *overrides])
+
+
+def dynamics_trainer(folder: Path, *overrides: str) -> tuple[Trainer, WorldBuilder]:
+    cfg = dynamics_config(*overrides)
+    torch.manual_seed(0)
+    builder = WorldBuilder(ToyStore(), tokenizer().eval(), cfg, folder)
+    fields: Any = OmegaConf.to_container(cfg.loop)
+    return Trainer(builder.task, LoopConfig(**fields), folder), builder
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {**trainer.task.module.state_dict(), **{f"ema.{k}": v for k, v in trainer.ema.tensors.items()}}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_killed_and_resumed_dynamics_equal_uninterrupted_ones(tmp_path: Path) -> None:
+    whole, _ = dynamics_trainer(tmp_path / "whole")
+    whole.run()
+    first, _ = dynamics_trainer(tmp_path / "cut")
+    first.run(stop_after=4)  # the state on disk is that of step 4; weights of steps 5 and 6 die with the process
+    second, _ = dynamics_trainer(tmp_path / "cut")
+    assert second.step == 4
+    second.run()
+    assert same(weights(whole), weights(second))
+
+
+def test_another_seed_trains_another_model(tmp_path: Path) -> None:
+    one, _ = dynamics_trainer(tmp_path / "one")
+    two, _ = dynamics_trainer(tmp_path / "two", "loop.seed=1")
+    one.run()
+    two.run()
+    assert not same(weights(one), weights(two))
+
+
+def test_killed_and_resumed_tokenizer_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+
+    def trainer(folder: Path) -> Trainer:
+        task = TokenizerTask(tokenizer(), frames, frames, batch_size=4, edges=0.5)
+        return Trainer(task, LoopConfig(steps=4, warmup=1, log_every=1, save_every=2, ema=0.9), folder)
+
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+    trainer(tmp_path / "cut").run(stop_after=2)
+    second = trainer(tmp_path / "cut")
+    second.run()
+    assert second.step == 4
+    assert same(weights(whole), weights(second))
+
+
+def test_training_lowers_the_loss_of_the_tokenizer(tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 255, 16, dtype=np.uint8)[None, None, :, None], (8, 16, 1, 3))
+    model = tokenizer()
+    task = TokenizerTask(model, ramp, ramp, batch_size=8, edges=0.0)
+    batch = task.batch(0, step_generator(0, 0, 0), torch.device("cpu"))
+    before = float(task.module(batch)[0].detach())
+    Trainer(task, LoopConfig(steps=40, warmup=1, lr=3e-3, log_every=20, save_every=100), tmp_path).run()
+    assert float(task.module(batch)[0].detach()) < before / 2
+
+
+def test_the_trained_world_is_saved_loads_and_steps(tmp_path: Path) -> None:
+    trainer, builder = dynamics_trainer(tmp_path, "loop.sample_every=6")
+    trainer.run()
+    with trainer.averaged():
+        builder.world().save_pretrained(tmp_path / "world")
+    world = WorldModel.from_pretrained(tmp_path / "world")
+    assert len(world.contexts) == 3
+    assert world.spec.reward_range == (1.0, 11.0)
+    assert world.spec.vocabulary.tags == ("dark",)
+    simulator = Simulator(world)
+    _, step = simulator.step(simulator.start([world.contexts[0]], [0]), np.zeros((1, 2), np.float32))
+    assert step.finite.all()
+    assert (tmp_path / "samples" / "0000006.png").exists()
+
+
+def test_a_state_half_replaced_is_found_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    trainer, _ = dynamics_trainer(tmp_path)
+    trainer.run(stop_after=3)
+    state = tmp_path / "state"
+    state.rename(tmp_path / "state.old")  # killed between the two renames
+    assert find_state(state) == tmp_path / "state.old"
+    file = tmp_path / "state.old" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"training state .*state\.old is damaged.*remove the folder"):
+        load_state(tmp_path / "state.old")
+
+
+def test_clips_align_actions_rewards_and_ends_with_the_frame_they_lead_to() -> None:
+    store, model = ToyStore(), tokenizer().eval()
+    vocabulary = Vocabulary.build([e.conditioning for e in store.episodes])
+    statistics = state_statistics(store.episodes, 1)
+    episodes = load_episodes(store, "train", model, vocabulary=vocabulary, statistics=statistics)
+    clip = episodes.cut(np.array([2]), np.array([episodes.starts[2]]), 12)
+    episode = store[2]
+    assert torch.equal(clip.actions[0, 1:], torch.from_numpy(episode.actions))
+    assert torch.equal(clip.rewards[0, 1:], torch.from_numpy(episode.rewards))
+    assert clip.known[0].tolist() == [False] + [True] * 11
+    assert clip.ends[0].tolist() == [0.0] * 11 + [1.0]
+    assert np.allclose(clip.state[0].numpy() * statistics[1] + statistics[0], episode.state, atol=1e-5)
+
+
+def test_clips_never_cross_episodes_and_too_long_ones_are_refused() -> None:
+    store = ToyStore()
+    vocabulary = Vocabulary.build([e.conditioning for e in store.episodes])
+    episodes = load_episodes(store, "train", tokenizer().eval(), vocabulary=vocabulary, statistics=state_statistics(store.episodes, 1))
+    clip = episodes.draw(64, 6, torch.Generator().manual_seed(0))
+    assert not clip.stepped[:, 1:].logical_not().any()  # a first frame is only ever first
+    assert (clip.rewards[:, 1:].diff(dim=1) == 1).all()  # rewards count up inside one episode
+    with pytest.raises(ValueError, match="clips of 13 frames do not fit: the longest episode has 12"):
+        episodes.draw(1, 13, torch.Generator().manual_seed(0))
+
+
+def test_latents_are_cached_by_content(tmp_path: Path) -> None:
+    store, statistics = ToyStore(), (np.zeros(1, np.float32), np.ones(1, np.float32))
+    vocabulary = Vocabulary.build([e.conditioning for e in store.episodes])
+
+    def load(seed: int) -> Sequence[Any]:
+        load_episodes(store, "train", tokenizer(seed).eval(), vocabulary=vocabulary, statistics=statistics, cache=tmp_path)
+        return list(tmp_path.glob("latents-*.npy"))
+
+    assert len(load(0)) == 1
+    assert len(load(0)) == 1
+    assert len(load(1)) == 2
+
+
+def test_levels_follow_their_pattern() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shared = draw_context_levels((64, 8), generator, forcing=0.0, lowest=0.6)
+    assert (shared == shared[:, :1]).all()
+    assert shared.min() >= 0.6
+    own = draw_context_levels((64, 8), generator, forcing=1.0, lowest=0.6)
+    assert (own != own[:, :1]).any()
+    assert own.min() < 0.6
+    level = draw_target_levels((64, 8), generator, from_noise=0.5)
+    assert 0.4 < (level == 0).float().mean() < 0.6
+    z, noise = torch.ones(1, 2, 1, 1, 1), torch.zeros(1, 2, 1, 1, 1)
+    assert corrupt(z, noise, torch.tensor([[0.0, 0.25]])).flatten().tolist() == [0.0, 0.25]
+
+
+def test_a_loop_that_cannot_run_is_refused() -> None:
+    with pytest.raises(ValueError, match="precision 'fp8' is unknown: use auto, no"):
+        LoopConfig(steps=1, precision="fp8")
+    with pytest.raises(ValueError, match="decay=5 between 0 and steps"):
+        LoopConfig(steps=4, decay=5)
