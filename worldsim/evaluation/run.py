@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
     Raises:
         ValueError: The world or the dataset cannot be read, or they do not fit each other.
     """
-    world = WorldModel.from_pretrained(cfg.world, device=cfg.device)
+    world = WorldModel.from_pretrained(cfg.world, device=cfg.device or "cpu")
     store: EpisodeStore = instantiate_allowed(cfg.data)
     settings: Any = OmegaConf.to_container(cfg.protocol, resolve=True)
     given = {key: value for key, value in cfg.sampling.items() if value is not None}
@@ -105,6 +105,8 @@ def evaluate(
     simulator = Simulator(world, sampling=sampling)
     cut = {name: getattr(protocol, name) for name in ("split", "context", "horizon", "per_episode", "seed")}
     segments = cut_segments(store, limit=protocol.segments, **cut)
+    names = [name for name in world.spec.state_names if name in store.info.state_names]
+    probe = _probe(store, protocol, say) if names and protocol.pairs else None
     say(f"rolling out {len(segments)} segments of {protocol.horizon} steps, with their own actions and with others'")
     evidence = Evidence(
         segments, imagine(simulator, segments, batch=protocol.batch), imagine(simulator, other_actions(segments), batch=protocol.batch)
@@ -118,9 +120,7 @@ def evaluate(
         "reward": reward(segments, evidence.made),
         "endings": endings(simulator, store, split=protocol.split, context=protocol.context, horizon=min(16, protocol.horizon)),
     }
-    names = [name for name in world.spec.state_names if name in store.info.state_names]
     if names:
-        probe = _probe(store, protocol, say) if protocol.pairs else None
         report["state"] = state(evidence, names, world.spec.state_names, store.info.state_names, probe)
     return report, evidence
 
