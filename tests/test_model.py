@@ -126,7 +126,12 @@ def test_a_hub_repository_that_cannot_be_fetched_says_so(monkeypatch: pytest.Mon
 
 def test_a_hub_repository_is_fetched(world_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: asked.append(name) or str(world_path))
+
+    def fetch(name: str, **_: Any) -> str:
+        asked.append(name)
+        return str(world_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert WorldModel.from_pretrained("someone/theirs").spec.name == "tiny"
     assert asked == ["someone/theirs"]
 

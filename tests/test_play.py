@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from worldsim.config import compose
 from worldsim.envs.keys import keys_to_action, rest_action
 from worldsim.envs.play import main
+from worldsim.model import WorldModel
 from worldsim.spec import WorldSpec
 
 with warnings.catch_warnings():
@@ -33,7 +34,8 @@ def _headless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def spec(make_world: Any) -> WorldSpec:
-    return replace(make_world().spec, keys=KEYS)
+    world: WorldModel = make_world()
+    return replace(world.spec, keys=KEYS)
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ class Fingers:
 
 
 EVENTS = [(pygame.KEYDOWN, pygame.K_w), (pygame.KEYDOWN, pygame.K_a), (pygame.KEYUP, pygame.K_w), (pygame.KEYDOWN, pygame.K_ESCAPE)]
-DRIVEN = [[0, 0, 0], [0, 0.8, 0], [-1, 0.8, 0], [-1, 0, 0]]
+DRIVEN: list[list[float]] = [[0, 0, 0], [0, 0.8, 0], [-1, 0.8, 0], [-1, 0, 0]]
 
 
 def test_gymnasiums_play_drives_it(world: str) -> None:
@@ -123,7 +125,8 @@ def test_the_command_plays_until_escape(world: str, monkeypatch: pytest.MonkeyPa
     caption = "worldsim.envs.play._Caption.__call__"
     monkeypatch.setattr(caption, lambda self, *args: fingers(*args))
     main(compose("play", [f"world={world}", "fps=1000", "seed=1", "keys={w: [0, 0.5, 0], a: [-1, 0, 0]}"]))
-    np.testing.assert_allclose(fingers.actions, [[0, 0, 0], [0, 0.5, 0], [-1, 0.5, 0], [-1, 0, 0]])
+    expected: list[list[float]] = [[0, 0, 0], [0, 0.5, 0], [-1, 0.5, 0], [-1, 0, 0]]
+    np.testing.assert_allclose(fingers.actions, expected)
     assert "tiny: keys w a, Escape ends" in capsys.readouterr().out
 
 

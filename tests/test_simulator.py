@@ -17,7 +17,7 @@ from worldsim.dit import FrameInputs, VideoDiT
 from worldsim.episode import Conditioning
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator, State, Step
-from worldsim.spaces import to_features, to_row
+from worldsim.spaces import feature_size, to_features, to_row
 from worldsim.spec import Sampling
 from worldsim.windows import shift_levels, stack_history, training_mask
 
@@ -117,12 +117,12 @@ def from_scratch(world: WorldModel, seen: list[Tensor], actions: NDArray[Any], c
     latents = torch.stack(seen)[None]  # (1, F, C, h, w)
     count = latents.shape[1]
     features = np.concatenate(
-        (np.zeros((1, world.dynamics.config.action_features), np.float32), to_features(world.spec.action_space, actions))
+        (np.zeros((1, feature_size(world.spec.action_space)), np.float32), to_features(world.spec.action_space, actions))
     )
     level = torch.full((1, count), world.spec.sampling.context_level)
     inputs = FrameInputs(
         latents=latents,
-        history=stack_history(latents, world.dynamics.config.history),
+        history=stack_history(latents, world.dynamics.config["history"]),
         level=level,
         step=torch.zeros_like(level),
         history_level=shift_levels(level),

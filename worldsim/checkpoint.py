@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -96,7 +96,8 @@ def load_component(kind: type[M], folder: Path) -> M:
     """
     config = folder / "config.json"
     try:
-        module: M = kind.from_config(json.loads(config.read_text(encoding="utf-8")))
+        build: Any = kind  # diffusers' ConfigMixin beside ModelMixin
+        module: M = build.from_config(json.loads(config.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise ValueError(f"{config} is no valid JSON ({error}): restore it from a copy of the checkpoint") from error
     except TypeError as error:

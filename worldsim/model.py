@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -104,15 +105,18 @@ def _check_fit(folder: Path, spec: WorldSpec, tokenizer: FrameAutoencoder, dynam
     Raises:
         ValueError: Names the first two that differ.
     """
+    own: Any = tokenizer.config
+    video: Any = dynamics.config
+    reading: Any = heads.config
     pairs = [
-        ("frame size of tokenizer and world.json", tuple(tokenizer.config.frame_size), tuple(spec.frame_size)),
-        ("latent shape of dynamics and tokenizer", tuple(dynamics.config.latent_shape), tuple(tokenizer.latent_shape)),
-        (f"action features of dynamics and {spec.action_space}", dynamics.config.action_features, feature_size(spec.action_space)),
-        ("conditioning features of dynamics and world.json", dynamics.config.condition_features, spec.vocabulary.size),
-        ("window of dynamics and world.json", dynamics.config.window, spec.window),
-        ("tokens of heads and dynamics", heads.config.tokens, len(dynamics.place)),
-        ("width of heads and dynamics", heads.config.width, dynamics.config.width),
-        ("state labels of heads and world.json", heads.config.state_size, len(spec.state_names)),
+        ("frame size of tokenizer and world.json", tuple(own.frame_size), tuple(spec.frame_size)),
+        ("latent shape of dynamics and tokenizer", tuple(video.latent_shape), tuple(tokenizer.latent_shape)),
+        (f"action features of dynamics and {spec.action_space}", video.action_features, feature_size(spec.action_space)),
+        ("conditioning features of dynamics and world.json", video.condition_features, spec.vocabulary.size),
+        ("window of dynamics and world.json", video.window, spec.window),
+        ("tokens of heads and dynamics", reading.tokens, len(dynamics.place)),
+        ("width of heads and dynamics", reading.width, video.width),
+        ("state labels of heads and world.json", reading.state_size, len(spec.state_names)),
     ]
     for what, one, other in pairs:
         if one != other:

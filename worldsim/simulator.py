@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,6 +101,7 @@ class Simulator:
     def __init__(self, world: WorldModel, *, sampling: Sampling | None = None) -> None:
         self.world, self.spec = world, world.spec
         self.sampling = sampling or world.spec.sampling
+        self.config: Any = world.dynamics.config
         self.dynamics, self.device, self.dtype = world.dynamics, world.device, world.dynamics.place.dtype
 
     def start(self, contexts: Sequence[Context], seeds: Sequence[int]) -> State:
@@ -138,7 +140,7 @@ class Simulator:
         condition = self.spec.vocabulary.features(context.conditioning)[None].to(self.device, self.dtype)  # (1, V)
         inputs = FrameInputs(
             latents=seen,
-            history=stack_history(seen, self.dynamics.config.history),
+            history=stack_history(seen, self.config.history),
             level=level,
             step=torch.zeros_like(level),
             history_level=shift_levels(level),
@@ -160,13 +162,13 @@ class Simulator:
         rows = context.actions[len(context.actions) - len(frames) + 1 :]
         if len(context.frames) == 1:
             frames = np.repeat(frames, min(2, self.spec.window), axis=0)
-        features = np.zeros((len(frames), self.dynamics.config.action_features), np.float32)
+        features = np.zeros((len(frames), self.config.action_features), np.float32)
         if len(rows):
             features[1:] = to_features(self.spec.action_space, rows)
         return frames, features, (np.arange(len(frames)) > 0) & (len(rows) > 0)
 
     def _first_state(self, out: FrameOutputs, seen: Tensor, condition: Tensor, seed: int) -> State:
-        f, window, h = seen.shape[1], self.spec.window, self.dynamics.config.history
+        f, window, h = seen.shape[1], self.spec.window, self.config.history
         empty = window - f
         remembered = torch.cat((torch.arange(f), torch.full((empty,), -1)))[None].to(self.device)  # (1, P)
         newest = seen.flip(1)[:, :h]  # (1, <=H, C, h, w)
@@ -212,7 +214,8 @@ class Simulator:
             condition=state.condition,
             positions=state.position[:, None],
         )
-        return self.dynamics(inputs, mask, (state.keys.transpose(0, 1), state.values.transpose(0, 1)))
+        out: FrameOutputs = self.dynamics(inputs, mask, (state.keys.transpose(0, 1), state.values.transpose(0, 1)))
+        return out
 
     def _remember(self, state: State, out: FrameOutputs, seen: Tensor) -> State:
         slots = torch.arange(self.spec.window, device=self.device)
