@@ -20,11 +20,12 @@ def action_row(space: Space[Any], action: Any) -> NDArray[Any]:
     Raises:
         ValueError: The action is not in ``space``.
     """
+    fitted, inside = action, False
     try:
         fitted = _cast(space, action)
         inside = bool(space.contains(fitted))
     except (TypeError, ValueError, KeyError):
-        inside = False
+        pass  # so it is not inside
     if not inside:
         raise ValueError(f"action {action!r} is outside {space}: {_way_out(space)}")
     return to_row(space, fitted)

@@ -17,19 +17,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import Space, spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.wrappers import RecordEpisodeStatistics
-from PIL import Image
 
-from worldsim.datasets.plan import make_plan
-from worldsim.datasets.writer import EpisodeWriter, create_dataset, make_spec
 from worldsim.envs.rows import NOT_FINITE
 from worldsim.envs.world import WorldSimEnv
-from worldsim.episode import Conditioning, Episode
 from worldsim.model import WorldModel
-from worldsim.rollout import EpisodeJob
-from worldsim.spaces import to_row
 
 SPACES: list[Space[Any]] = [
     spaces.Discrete(3, start=2),
@@ -108,8 +103,7 @@ def test_check_env_with_every_action_space(save: Any, space: Space[Any]) -> None
 def test_make_passes_the_passive_checks_and_wrappers(world_path: Path) -> None:
     env = RecordEpisodeStatistics(gym.make("worldsim:WorldSim-v0", world=str(world_path), horizon=3, render_mode="rgb_array"))
     env.reset(seed=0)
-    for _ in range(3):
-        _, _, _, truncated, info = env.step(env.action_space.sample())
+    *_, (_, _, _, truncated, info) = [env.step(env.action_space.sample()) for _ in range(3)]
     assert truncated
     assert info["episode"]["l"] == 3
     env.close()
@@ -183,7 +177,7 @@ def test_what_is_returned_stays_as_it_was(world_path: Path) -> None:
 def test_spec_is_json_and_the_environment_pickles(world_path: Path) -> None:
     env = gym.make("WorldSim-v0", world=str(world_path), horizon=5, steps=1, context=2, conditioning={"tags": ["wet"]})
     assert env.spec is not None
-    again = gym.envs.registration.EnvSpec.from_json(env.spec.to_json()).make()
+    again = EnvSpec.from_json(env.spec.to_json()).make()
     copied = pickle.loads(pickle.dumps(env.unwrapped))
     frames = []
     for one in (env, again, copied):
@@ -226,158 +220,6 @@ def test_metadata_names_the_checkpoint(env: WorldSimEnv) -> None:
 def test_importing_worldsim_registers_without_torch() -> None:
     code = "import sys, worldsim, gymnasium as gym; gym.spec('WorldSim-v0'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
-
-
-# ---------------------------------------------------------------- where an episode starts
-
-
-def test_the_first_frame_is_the_last_of_a_shipped_context(env: WorldSimEnv) -> None:
-    contexts = env.rows.simulator.world.contexts
-    drawn = {env.reset(seed=seed)[1]["context"] for seed in range(20)}
-    assert len(drawn) > 1
-    for index in range(len(contexts)):
-        frame, info = env.reset(seed=0, options={"context": index})
-        np.testing.assert_array_equal(frame, contexts[index].frames[-1])
-        assert info["context"] == f"context {index}"
-        assert info["conditioning"] == {"tags": ("dark",), "numbers": {"red": 0.4}, "text": "grey road"}
-        assert set(info["state"]) == {"speed", "offset"}
-
-
-def test_start_from_given_frames_and_actions(env: WorldSimEnv) -> None:
-    random = np.random.default_rng(0)
-    frames, actions = random.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8), [[0, 1, 0], [-1.0, 0.5, 0]]
-    shown, info = env.reset(seed=0, options={"context": {"frames": frames, "actions": actions}})
-    np.testing.assert_array_equal(shown, frames[-1])
-    assert info["conditioning"] == {"tags": (), "numbers": {}, "text": ""}
-    first = env.step(np.zeros(3))[0]
-    env.reset(seed=0, options={"context": {"frames": frames, "actions": actions[::-1]}})
-    assert (env.step(np.zeros(3))[0] != first).any()
-
-
-@pytest.mark.parametrize("ending", ["png", "jpg"])
-def test_start_from_an_image_file(world_path: Path, tmp_path: Path, ending: str) -> None:
-    file = tmp_path / f"start.{ending}"
-    Image.fromarray(np.full((16, 16), 90, np.uint8)).save(file)
-    env = gym.make("WorldSim-v0", world=str(world_path), context={"frames": str(file)})
-    frame, info = env.reset(seed=0)
-    assert np.abs(frame.astype(int) - 90).max() <= 1
-    assert info["context"] == str(file)
-    env.step(env.action_space.sample())
-
-
-def test_frames_of_another_size_need_leave_to_be_resized(env: WorldSimEnv) -> None:
-    wide = np.zeros((32, 64, 3), np.uint8)
-    wide[:, 16:48] = 200
-    with pytest.raises(ValueError, match=r"has frames of 32x64, world 'tiny' makes 16x16: resize them, or add 'resize': True"):
-        env.reset(options={"context": {"frames": wide}})
-    frame, _ = env.reset(options={"context": {"frames": wide, "resize": True}})
-    assert frame.shape == (16, 16, 3)
-    assert np.abs(frame.astype(int) - 200).max() < 20
-
-
-@pytest.fixture
-def dataset(tmp_path: Path, env: WorldSimEnv) -> Any:
-    """Write a small dataset of the given action space."""
-
-    def run(space: Space[Any] = env.action_space) -> tuple[Path, list[Episode]]:
-        random, path = np.random.default_rng(0), tmp_path / "recorded"
-        space.seed(0)
-        spec = make_spec(
-            name="recorded", frame_size=(16, 16), fps=25, action_space=space, state_names=(), source={}, licence="CC0-1.0", root_seed=0
-        )
-        plan = create_dataset(path, spec, make_plan([EpisodeJob(i, i, 9) for i in range(2)], batch=1, scenarios={}))
-        episodes = [
-            Episode(
-                frames=random.integers(0, 256, (10, 16, 16, 3), dtype=np.uint8),
-                actions=np.stack([to_row(space, space.sample()) for _ in range(9)]),
-                rewards=np.zeros(9, np.float32),
-                terminated=np.zeros(9, np.bool_),
-                truncated=np.zeros(9, np.bool_),
-                state=np.zeros((10, 0), np.float32),
-                seed=i,
-                conditioning=Conditioning(("wet",), {"red": 0.1}, "road"),
-            )
-            for i in range(2)
-        ]
-        writer = EpisodeWriter(path)
-        for job, episode in zip(plan.jobs, episodes, strict=True):
-            writer.write(job, episode)
-        return path, episodes
-
-    return run
-
-
-def test_start_from_a_dataset(env: WorldSimEnv, dataset: Any) -> None:
-    path, episodes = dataset()
-    frame, info = env.reset(seed=0, options={"context": {"dataset": str(path), "episode": 1, "start": 2}})
-    np.testing.assert_array_equal(frame, episodes[1].frames[5])
-    assert info["conditioning"] == {"tags": ("wet",), "numbers": {"red": 0.1}, "text": "road"}
-    given = {"frames": episodes[1].frames[2:6], "actions": episodes[1].actions[2:5]}
-    stepped = env.step(np.zeros(3))[0]
-    env.reset(seed=0, options={"context": given, "conditioning": {"tags": ["wet"], "numbers": {"red": 0.1}, "text": "road"}})
-    np.testing.assert_array_equal(env.step(np.zeros(3))[0], stepped)
-    drawn = {env.reset(seed=seed, options={"context": {"dataset": path}})[1]["context"] for seed in range(9)}
-    assert len(drawn) > 2
-
-
-def test_a_dataset_that_does_not_fit_is_refused(env: WorldSimEnv, dataset: Any) -> None:
-    with pytest.raises(ValueError, match="does not exist: record one"):
-        env.reset(options={"context": {"dataset": "nowhere"}})
-    path, _ = dataset(spaces.Discrete(2))
-    with pytest.raises(ValueError, match=r"has actions of Discrete\(2\), world 'tiny' takes Box"):
-        env.reset(options={"context": {"dataset": path}})
-
-
-@pytest.mark.parametrize(
-    ("where", "message"), [({"episode": 2}, r"episode of .* is 2: .* 0\.\.1"), ({"start": 7}, r"start in .* is 7: .* 0\.\.6")]
-)
-def test_places_outside_a_dataset_are_refused(env: WorldSimEnv, dataset: Any, where: dict[str, int], message: str) -> None:
-    path, _ = dataset()
-    with pytest.raises(ValueError, match=message):
-        env.reset(options={"context": {"dataset": str(path), **where}})
-
-
-def test_conditioning_takes_the_place_of_the_contexts_own(world_path: Path) -> None:
-    env = WorldSimEnv(str(world_path), conditioning={"tags": ["wet"]})
-    _, told = env.reset(seed=0)
-    assert told["conditioning"] == {"tags": ("wet",), "numbers": {}, "text": ""}
-    first = env.step(np.zeros(3))[0]
-    _, told = env.reset(seed=0, options={"conditioning": {"numbers": {"red": 0.9}, "text": "grey"}})
-    assert told["conditioning"] == {"tags": (), "numbers": {"red": 0.9}, "text": "grey"}
-    assert (env.step(np.zeros(3))[0] != first).any()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"contxt": 1}, "reset option 'contxt' is unknown: did you mean 'context'"),
-        ({"context": 9}, r"start context 9 does not exist: this world ships contexts 0\.\.3"),
-        ({"context": "first"}, "context 'first' is no start: give the index"),
-        ({"context": True}, "context True is no start"),
-        ({"context": {"frame": 1}}, "is no start: give the index"),
-        ({"context": {"frames": "nowhere.png"}}, r"context image nowhere.png cannot be read .*: give a PNG or JPEG file"),
-        ({"context": {"frames": np.zeros((16, 16))}}, r"context frames are float64 of shape \(16, 16\): give uint8"),
-        ({"context": {"frames": np.zeros((2, 16, 16, 3), np.uint8)}}, "2 frames and 0 actions: give one action between two frames"),
-        ({"context": {"frames": np.zeros((2, 16, 16, 3), np.uint8), "actions": [[2, 0, 0]]}}, r"action \[2, 0, 0\] is outside Box"),
-        ({"context": {"frames": np.zeros((16, 16, 3), np.uint8), "episode": 1}}, "key of context 'episode' is unknown"),
-        ({"conditioning": {"tags": ["snow"]}}, r"conditioning tag 'snow' is unknown to this world: it was trained with \['dark', 'wet'\]"),
-        ({"conditioning": {"tag": ["wet"]}}, "key of conditioning 'tag' is unknown: did you mean 'tags'"),
-        ({"conditioning": {"tags": "wet"}}, "must have a list of tags"),
-        ({"conditioning": "wet"}, "conditioning 'wet' must be a mapping"),
-    ],
-)
-def test_wrong_options_are_named(env: WorldSimEnv, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        env.reset(seed=0, options=options)
-
-
-def test_a_world_without_contexts_says_what_to_give(save: Any) -> None:
-    folder = save()
-    (Path(folder) / "contexts.safetensors").unlink()
-    env = WorldSimEnv(folder)
-    with pytest.raises(ValueError, match="'tiny' ships no start contexts: give options="):
-        env.reset(seed=0)
-    env.reset(options={"context": {"frames": np.zeros((16, 16, 3), np.uint8)}})
 
 
 # ---------------------------------------------------------------- steps and ends
