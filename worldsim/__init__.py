@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Simulator", "WorldModel", "__version__"]
 
-gymnasium.register("WorldSim-v0", entry_point="worldsim.envs.world:WorldSimEnv", vector_entry_point="worldsim.envs.vector:WorldSimVectorEnv")
+gymnasium.register(
+    "WorldSim-v0", entry_point="worldsim.envs.world:WorldSimEnv", vector_entry_point="worldsim.envs.vector:WorldSimVectorEnv"
+)
 gymnasium.register("worldsim/CarRacing-v0", entry_point="worldsim.envs.sources.carracing:CarRacingSource")
 gymnasium.register("worldsim/Gym-v0", entry_point="worldsim.envs.sources.generic:GymSource")
 

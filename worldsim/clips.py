@@ -82,7 +82,9 @@ class LatentEpisodes:
         room = np.maximum(lengths - frames + 1, 0)
         ends = np.cumsum(room)
         if not len(ends) or ends[-1] == 0:
-            raise ValueError(f"clips of {frames} frames do not fit: the longest episode has {lengths.max(initial=0)} frames; use a shorter clip")
+            raise ValueError(
+                f"clips of {frames} frames do not fit: the longest episode has {lengths.max(initial=0)} frames; use a shorter clip"
+            )
         picks = torch.randint(int(ends[-1]), (batch,), generator=generator).numpy()
         episodes = np.searchsorted(ends, picks, side="right")
         offsets = picks - (ends[episodes] - room[episodes])
@@ -119,7 +121,9 @@ def encode_frames(tokenizer: Tokenizer, frames: NDArray[np.uint8], device: torch
     return torch.cat(chunks).to(torch.float16).cpu().numpy()
 
 
-def _cached_latents(store: EpisodeStore, episodes: Sequence[int], tokenizer: Any, cache: Path | None, device: torch.device) -> NDArray[np.float16]:
+def _cached_latents(
+    store: EpisodeStore, episodes: Sequence[int], tokenizer: Any, cache: Path | None, device: torch.device
+) -> NDArray[np.float16]:
     weights = hashlib.sha256()
     for value in tokenizer.state_dict().values():
         weights.update(value.detach().cpu().contiguous().numpy().tobytes())

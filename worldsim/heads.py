@@ -55,12 +55,22 @@ class Heads(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, *, tokens: int, width: int, state_size: int, bins: int = 63, reward_limit: float = 5.0, token_features: int = 16, hidden: int = 256
+        self,
+        *,
+        tokens: int,
+        width: int,
+        state_size: int,
+        bins: int = 63,
+        reward_limit: float = 5.0,
+        token_features: int = 16,
+        hidden: int = 256,
     ) -> None:
         super().__init__()
         self.sizes = (bins, 1, state_size)
         self.squeeze = nn.Linear(width, token_features)
-        self.mlp = nn.Sequential(nn.Linear(tokens * token_features, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, sum(self.sizes)))
+        self.mlp = nn.Sequential(
+            nn.Linear(tokens * token_features, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, sum(self.sizes))
+        )
         self.register_buffer("grid", torch.linspace(-reward_limit, reward_limit, bins), persistent=False)
         nn.init.zeros_(self.mlp[-1].weight)
 

@@ -149,7 +149,7 @@ class Simulator:
             condition=condition,
             positions=torch.arange(f, device=self.device)[None],
         )
-        out = self.dynamics(inputs, training_mask(f, f, self.spec.window, self.device))
+        out = self.dynamics(inputs, training_mask(f, f, self.spec.window, self.device), estimate=False)
         return self._first_state(out, seen, condition, seed), self._labels(self.world.heads(out.hidden[:, -1:]))
 
     def _unfold(self, context: Context) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
@@ -190,18 +190,20 @@ class Simulator:
         noise, context_noise = torch.from_numpy(drawn).to(self.device)[:, :, None]  # each (B, 1, C, h, w)
         mask = streaming_mask(state.position[:, None], state.remembered, self.spec.window)  # (B, 1, P + 1)
 
-        def run(latents: Tensor, level: float, size: float) -> FrameOutputs:
-            return self._forward(state, latents, features, mask, level=level, size=size)
+        def run(latents: Tensor, level: float, size: float, *, estimate: bool = True) -> FrameOutputs:
+            return self._forward(state, latents, features, mask, level=level, size=size, estimate=estimate)
 
         size = 1 / self.sampling.steps
         label = size if self.sampling.shortcut and size >= SMALLEST_SHORTCUT else 0.0
         latents = euler(lambda z, tau: run(z, tau, label).latents.float(), noise, steps=self.sampling.steps)  # (B, 1, C, h, w)
         level = self.sampling.context_level
         seen = corrupt(latents, context_noise, torch.full(latents.shape[:2], level, device=self.device))  # (B, 1, C, h, w)
-        out = run(seen, level, 0.0)
+        out = run(seen, level, 0.0, estimate=False)
         return self._remember(state, out, seen), self._read(latents[:, 0], out)
 
-    def _forward(self, state: State, latents: Tensor, features: Tensor, mask: Tensor, *, level: float, size: float) -> FrameOutputs:
+    def _forward(
+        self, state: State, latents: Tensor, features: Tensor, mask: Tensor, *, level: float, size: float, estimate: bool
+    ) -> FrameOutputs:
         b, like = len(state), torch.ones(len(state), 1, device=self.device)
         inputs = FrameInputs(
             latents=latents.to(state.history.dtype),
@@ -214,7 +216,7 @@ class Simulator:
             condition=state.condition,
             positions=state.position[:, None],
         )
-        out: FrameOutputs = self.dynamics(inputs, mask, (state.keys.transpose(0, 1), state.values.transpose(0, 1)))
+        out: FrameOutputs = self.dynamics(inputs, mask, (state.keys.transpose(0, 1), state.values.transpose(0, 1)), estimate=estimate)
         return out
 
     def _remember(self, state: State, out: FrameOutputs, seen: Tensor) -> State:

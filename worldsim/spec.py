@@ -36,7 +36,9 @@ class Sampling:
     def __post_init__(self) -> None:
         """Refuse what cannot be sampled."""
         if self.steps < 1 or not 0 < self.context_level <= 1:
-            raise ValueError(f"sampling needs steps >= 1 and 0 < context_level <= 1, got steps={self.steps}, context_level={self.context_level}")
+            raise ValueError(
+                f"sampling needs steps >= 1 and 0 < context_level <= 1, got steps={self.steps}, context_level={self.context_level}"
+            )
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,9 @@ class WorldSpec:
             raise ValueError(f"{where} is no worldsim world: its format is {data.get('format')!r}, not {FORMAT!r}")
         version = str(data.get("version"))
         if version.split(".")[0] != VERSION.split(".")[0]:
-            raise ValueError(f"{where} has format version {version}, this release reads {VERSION.split('.')[0]}.x: update worldsim or retrain")
+            raise ValueError(
+                f"{where} has format version {version}, this release reads {VERSION.split('.')[0]}.x: update worldsim or retrain"
+            )
         names = {f.name for f in dataclasses.fields(WorldSpec)}
         fields = {key: value for key, value in data.items() if key in names}
         try:

@@ -95,7 +95,9 @@ class FrameAutoencoder(ModelMixin, ConfigMixin):
         super().__init__()
         factor = 2 ** len(widths)
         if any(side % factor for side in frame_size):
-            raise ValueError(f"frame_size {tuple(frame_size)} must be a multiple of {factor}, the tokenizer's downsampling with {len(widths)} widths")
+            raise ValueError(
+                f"frame_size {tuple(frame_size)} must be a multiple of {factor}, the tokenizer's downsampling with {len(widths)} widths"
+            )
         self.latent_shape = (latent_channels, frame_size[0] // factor, frame_size[1] // factor)
         self.latent_noise = latent_noise
         self.encoder = _encoder(latent_channels, widths, encoder_blocks)
@@ -128,7 +130,9 @@ class DiffusersTokenizer(nn.Module):
         std: Standard deviation of its latents a channel, 1 if not given; measure both with ``latent_statistics``.
     """
 
-    def __init__(self, autoencoder: Any, *, frame_size: Sequence[int], mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, autoencoder: Any, *, frame_size: Sequence[int], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self._video = getattr(autoencoder.config, "temperal_downsample", None) is not None

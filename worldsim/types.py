@@ -80,7 +80,9 @@ class EpisodeStore(Protocol):
     """A dataset of whole episodes, as training and evaluation read it."""
 
     @property
-    def info(self) -> StoreInfo: ...
+    def info(self) -> StoreInfo:
+        """What the dataset says of itself."""
+        ...
 
     def __len__(self) -> int: ...
 

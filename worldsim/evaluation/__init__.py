@@ -1,0 +1,1 @@
+"""Measuring worlds: open loop, state, reward, endings, speed, and the model card."""

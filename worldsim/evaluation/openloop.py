@@ -46,7 +46,9 @@ class Rollouts:
     state: NDArray[np.float32]
 
 
-def cut_segments(store: EpisodeStore, *, split: str, context: int, horizon: int, per_episode: int, limit: int, seed: int = 0) -> list[Segment]:
+def cut_segments(
+    store: EpisodeStore, *, split: str, context: int, horizon: int, per_episode: int, limit: int, seed: int = 0
+) -> list[Segment]:
     """Cut stretches of ``horizon`` steps out of the episodes of a split, at random places, ``per_episode`` from each.
 
     Raises:

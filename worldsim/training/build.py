@@ -93,14 +93,18 @@ class WorldBuilder:
             want = self.cfg.contexts - len(found)
             if want > 0 and self.store.split(split):
                 per_episode = max(1, -(-want // len(self.store.split(split))))
-                segments = cut_segments(self.store, split=split, context=self.cfg.context_frames, horizon=1, per_episode=per_episode, limit=want)
+                segments = cut_segments(
+                    self.store, split=split, context=self.cfg.context_frames, horizon=1, per_episode=per_episode, limit=want
+                )
                 found += [segment.context for segment in segments]
         return Contexts(tuple(found))
 
     def sample(self, step: int, folder: Path) -> None:
         """Write real above imagined for a few held-out stretches."""
         split = "heldout" if self.store.split("heldout") else "train"
-        segments = cut_segments(self.store, split=split, context=self.cfg.context_frames, horizon=self.cfg.sample_horizon, per_episode=1, limit=8)
+        segments = cut_segments(
+            self.store, split=split, context=self.cfg.context_frames, horizon=self.cfg.sample_horizon, per_episode=1, limit=8
+        )
         simulator = Simulator(self.world(contexts=False))
         real_above_imagined(folder / f"{step:07d}.png", real(segments), imagine(simulator, segments).frames)
 

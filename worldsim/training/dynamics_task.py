@@ -223,7 +223,7 @@ class DynamicsTask:
         clip = replace(clip, known=clip.known & shown, condition=condition)
         level, sizes, shortcuts = self._target_levels(step, (b, f - o.skip), generator)
         self_rows = round(o.self_context * b) if step >= o.self_from else 0
-        draw = Draw(
+        return Draw(
             clip=clip.to(device),
             context_level=draw_context_levels((b, f), generator, forcing=o.forcing, lowest=o.lowest_context).to(device),
             context_noise=torch.randn(clip.latents.shape, generator=generator).to(device),
@@ -234,7 +234,6 @@ class DynamicsTask:
             self_rows=self_rows,
             rounds=int(torch.randint(1, o.self_rounds + 1, (), generator=generator)),
         )
-        return draw
 
     def _target_levels(self, step: int, shape: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
         o = self.module.objective

@@ -150,7 +150,9 @@ class Trainer:
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         if norm is not None and not math.isfinite(float(norm)):
-            raise ValueError(f"training step {self.step}: the gradient is not finite; lower lr (now {rate:.1e}) and start from the last state")
+            raise ValueError(
+                f"training step {self.step}: the gradient is not finite; lower lr (now {rate:.1e}) and start from the last state"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.task.module, self.step)
@@ -160,7 +162,13 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         if done or self.step % self.config.save_every == 0:
-            save_state(self.folder / "state", model=self.task.module, ema=self.ema.tensors, optimizer=self.optimizer.optimizer, meta={"step": self.step})
+            save_state(
+                self.folder / "state",
+                model=self.task.module,
+                ema=self.ema.tensors,
+                optimizer=self.optimizer.optimizer,
+                meta={"step": self.step},
+            )
         if self.config.sample_every and (done or self.step % self.config.sample_every == 0):
             with self.averaged():
                 self.task.sample(self.step, self.folder / "samples")

@@ -31,7 +31,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def save_state(folder: Path, *, model: nn.Module, ema: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, meta: Mapping[str, Any]) -> None:
+def save_state(
+    folder: Path, *, model: nn.Module, ema: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, meta: Mapping[str, Any]
+) -> None:
     """Write a training state to ``folder``, replacing an older one by a rename."""
     fresh, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)

@@ -52,7 +52,9 @@ class TokenizerTask:
         edges: Weight of the gradient term of the loss.
     """
 
-    def __init__(self, autoencoder: FrameAutoencoder, frames: NDArray[np.uint8], heldout: NDArray[np.uint8], *, batch_size: int, edges: float) -> None:
+    def __init__(
+        self, autoencoder: FrameAutoencoder, frames: NDArray[np.uint8], heldout: NDArray[np.uint8], *, batch_size: int, edges: float
+    ) -> None:
         self.module = ReconstructionLoss(autoencoder, edges=edges)
         self.frames, self.heldout, self.batch_size = frames, heldout, batch_size
         self.frames_per_step = batch_size
