@@ -46,7 +46,7 @@ class FrameOutputs:
     """What the network makes of F frames.
 
     Attributes:
-        latents: Estimate of the clean latents ``(B, F, C, h, w)``.
+        latents: Estimate of the clean latents ``(B, F, C, h, w)``; empty where none was asked for.
         hidden: Last tokens ``(B, F, N, D)``, what heads read.
         keys: Rotated keys of each temporal layer ``(layers, B, N, heads, F, d)``.
         values: Values likewise.
@@ -167,13 +167,14 @@ class VideoDiT(ModelMixin, ConfigMixin):
             c = c + self.history_embed(x.history_level)  # (B, F, D)
         return c + self.condition_embed(x.condition).unsqueeze(1)  # (B, F, D)
 
-    def forward(self, x: FrameInputs, mask: Tensor, past: tuple[Tensor, Tensor] | None = None) -> FrameOutputs:
+    def forward(self, x: FrameInputs, mask: Tensor, past: tuple[Tensor, Tensor] | None = None, *, estimate: bool = True) -> FrameOutputs:
         """Estimate clean latents.
 
         Args:
             x: The frames.
             mask: ``(B or 1, F, K)`` additive mask of temporal attention over P remembered frames and these F, K = P + F.
             past: Keys and values ``(layers, B, N, heads, P, d)`` of remembered frames.
+            estimate: Whether latents are wanted; a pass that only remembers frames and reads heads goes without.
         """
         b, f = x.latents.shape[:2]
         stacked = torch.cat((x.latents, x.history), dim=2) if self.config.history else x.latents  # (B, F, (1+H)*C, h, w)
@@ -185,6 +186,8 @@ class VideoDiT(ModelMixin, ConfigMixin):
         tokens, keys, values = self._run_blocks(tokens, c, x.positions, mask, past)
         shift, scale, skip_self, skip_last = self._modulation_out(c)
         hidden = modulate(self.norm_out(tokens), shift, scale)  # (B, F, N, D)
+        if not estimate:
+            return FrameOutputs(hidden.new_empty(0), hidden, keys, values)
         latents = self._unpatchify(self.project_out(hidden))  # (B, F, C, h, w)
         latents = latents + skip_self * x.latents  # (B, F, C, h, w)
         if self.config.history:
