@@ -53,7 +53,7 @@ def train_tokenizer(cfg: DictConfig) -> float:
 def train_dynamics(cfg: DictConfig) -> None:
     """Train dynamics and heads on a tokenizer's latents by ``configs/train_dynamics.yaml``; the world is saved to ``cfg.out``/world."""
     store, folder = open_data(cfg), Path(cfg.out)
-    tokenizer = load_component(FrameAutoencoder, Path(cfg.tokenizer)).eval().requires_grad_(False)
+    tokenizer = load_component(FrameAutoencoder, Path(cfg.tokenizer_dir)).eval().requires_grad_(False)
     made = WorldBuilder(store, tokenizer, cfg, folder)
     trainer = Trainer(made.task, loop_config(cfg), folder)
     trainer.run()
