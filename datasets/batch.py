@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty
@@ -94,8 +95,8 @@ def run_plan(path: Path | str, spec: DatasetSpec, plan: Plan, recipe: Recipe, *,
     missing = sum(len(jobs) for jobs in groups)
     meter.start(frames=sum(job.horizon + 1 for jobs in groups for job in jobs), episodes=missing, there=len(plan.jobs) - missing)
     runner = _run_here if min(workers, len(groups)) <= 1 else _run_processes
-    with meter:
-        for jobs, recorded in runner(str(path), recipe, groups, workers, meter.step):
+    with meter, closing(runner(str(path), recipe, groups, workers, meter.step)) as results:
+        for jobs, recorded in results:
             meter.finish(jobs, recorded)
     return plan
 
@@ -124,7 +125,7 @@ def close_run(path: Path | str, meter: Meter, console: Console, *, preview: bool
     return store
 
 
-_Results = Iterator[tuple[Sequence[EpisodeJob], list[Recorded]]]
+_Results = Generator[tuple[Sequence[EpisodeJob], list[Recorded]], None, None]
 
 
 def _run_here(path: str, recipe: Recipe, groups: Sequence[Sequence[EpisodeJob]], workers: int, on_step: Callable[[int], None]) -> _Results:
@@ -144,7 +145,8 @@ def _run_processes(
 ) -> _Results:
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()
-    pool = ProcessPoolExecutor(min(workers, len(groups)), context, start_process, (path, recipe, queue))
+    theirs, lifeline = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(min(workers, len(groups)), context, start_process, (path, recipe, queue, theirs))
     try:
         waiting: dict[Future[list[Recorded]], Sequence[EpisodeJob]] = {pool.submit(run_in_process, jobs): jobs for jobs in groups}
         while waiting:
@@ -157,9 +159,13 @@ def _run_processes(
             f"a worker process died (killed, or out of memory?) while recording {path}: committed episodes are kept; "
             "run the same command again, with fewer 'workers' if memory is short"
         ) from error
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        lifeline.close()  # workers end now rather than after their groups
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
-        queue.close()
+        for end in (lifeline, theirs, queue):
+            end.close()
 
 
 def _drain(queue: Any) -> int:

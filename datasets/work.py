@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from typing import Any
 
 import gymnasium as gym
@@ -138,14 +141,27 @@ class Worker:
 _worker: Worker | None = None
 
 
-def start_process(path: str, recipe: Recipe, queue: Any) -> None:
-    """Prepare a fresh worker process: one thread, its environment made, its steps reported through ``queue``."""
+def start_process(path: str, recipe: Recipe, queue: Any, lifeline: Connection) -> None:
+    """Prepare a fresh worker process: one thread, its environment made, its steps reported through ``queue``.
+
+    It ends at once when the process at the other end of ``lifeline`` closes it or dies.
+    """
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the parent answers it
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
     _worker = Worker(path, recipe, queue.put)
+
+
+def _end_with(lifeline: Connection) -> None:
+    """Wait for the end of ``lifeline``, then leave without clean-up: what is not committed by now does not count."""
+    try:
+        lifeline.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)
 
 
 def run_in_process(jobs: Sequence[EpisodeJob]) -> list[Recorded]:

@@ -122,7 +122,7 @@ def test_environment_checker_is_content() -> None:
     [
         ({"id": "CartPol-v1"}, "did you mean CartPole-v1"),
         ({"id": "CartPole-v99"}, "'CartPole-v99' is unknown"),
-        ({"id": "no_such_package:Thing-v0"}, "is the package that registers it imported"),
+        ({"id": "no_such_package:Thing-v0"}, "No module named .no_such_package."),
         ({"id": "CartPole-v1", "kwargs": {"colour": 1}}, "cannot be made.*colour"),
         ({"id": "CartPole-v1", "size": 4}, "size=4"),
         ({"id": "CartPole-v1", "action_repeat": 0}, "action_repeat=0"),

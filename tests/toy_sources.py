@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -40,8 +41,18 @@ class ToySource(gym.Env[NDArray[np.uint8], NDArray[np.float32]]):
     observation_space = FRAMES
     action_space = ACTIONS
 
-    def __init__(self, length: int = 40, *, fail_at: int = -1, kill_at: int = -1, nan_at: int = -1, render_mode: str | None = None) -> None:
-        self.length, self.fail_at, self.kill_at, self.nan_at, self.render_mode = length, fail_at, kill_at, nan_at, render_mode
+    def __init__(
+        self,
+        length: int = 40,
+        *,
+        fail_at: int = -1,
+        kill_at: int = -1,
+        nan_at: int = -1,
+        hang_at: int = -1,
+        render_mode: str | None = None,
+    ) -> None:
+        self.length, self.fail_at, self.kill_at, self.nan_at, self.hang_at = length, fail_at, kill_at, nan_at, hang_at
+        self.render_mode = render_mode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         super().reset(seed=seed)
@@ -57,6 +68,9 @@ class ToySource(gym.Env[NDArray[np.uint8], NDArray[np.float32]]):
             raise RuntimeError("the toy broke")
         if self.steps == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.steps == self.hang_at:
+            print("hangs", flush=True)
+            time.sleep(600)
         reward = float("nan") if self.steps == self.nan_at else float(action[1])
         frame = draw(self.color, float(action[0]), self.steps)
         return frame, reward, self.steps >= self.end, False, {"state": self._state()}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from worldsim import __version__
 
@@ -44,7 +45,9 @@ Settings are given as key=value, an option of a group likewise:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, 2 for a user's error, 130 when interrupted."""
+    """Run the command line; return the exit code: 0, 2 for a user's error, 130 when interrupted, 143 when told to end."""
+    if argv is None:
+        signal.signal(signal.SIGTERM, _end)
     args = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in args
     args = [arg for arg in args if arg != "--traceback"]
@@ -61,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"worldsim: error: {_sentence(error)}", file=sys.stderr)
         return 2
+
+
+def _end(*_: object) -> NoReturn:
+    """Answer SIGTERM as Ctrl-C: what is written is whole, and the same command goes on from there."""
+    print("worldsim: told to end", file=sys.stderr)
+    raise SystemExit(143)
 
 
 def _dispatch(args: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -119,7 +120,10 @@ class GymSource(gym.Env[Frames, Any]):
 
 def _make(id: str, kwargs: dict[str, Any], *, rendered: bool) -> gym.Env[Any, Any]:
     try:
-        spec = gym.spec(id)
+        module, _, name = id.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        spec = gym.spec(name)
         if rendered:
             kwargs = {**kwargs, "render_mode": "rgb_array"}
         env: gym.Env[Any, Any] = gym.make(spec, disable_env_checker=True, **kwargs)
