@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from worldsim.episode import Conditioning
 class FourierEmbedding(nn.Module):
     """Sinusoidal embedding of a scalar in [0, 1] followed by an MLP."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int, *, features: int = 64, max_frequency: float = 64.0) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.logspace(0, math.log10(max_frequency), features // 2) * math.pi / 2, persistent=False)
@@ -23,7 +26,8 @@ class FourierEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, F)`` to ``(B, F, D)``."""
         angles = x.float().unsqueeze(-1) * self.frequencies  # (B, F, features/2)
-        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.mlp[0].weight.dtype))  # (B, F, D)
+        first = cast("nn.Linear", self.mlp[0])
+        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(first.weight.dtype))  # (B, F, D)
 
 
 class ActionEncoder(nn.Module):

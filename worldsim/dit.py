@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -58,7 +59,7 @@ class FrameOutputs:
     values: Tensor
 
 
-class VideoDiT(ModelMixin, ConfigMixin):
+class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Diffusion transformer over the frames of a video (DiT, Peebles and Xie 2023) that predicts clean latents.
 
     Frames are cut into patches; blocks attend within a frame, every ``temporal_every``-th over frames. Signal level, step size
@@ -82,6 +83,10 @@ class VideoDiT(ModelMixin, ConfigMixin):
         activation: Of the MLPs: ``silu`` or ``gelu``.
         registers: Learned tokens added to every frame's own (Darcet et al. 2024).
     """
+
+    config: Any
+    blocks: Sequence[DiTBlock]
+    skips: Sequence[nn.Linear]
 
     @register_to_config
     def __init__(
@@ -117,7 +122,7 @@ class VideoDiT(ModelMixin, ConfigMixin):
         self.level_embed, self.step_embed, self.history_embed = (FourierEmbedding(width) for _ in range(3))
         self.action_embed = ActionEncoder(action_features, width)
         self.condition_embed = nn.Linear(condition_features, width)
-        self.blocks = nn.ModuleList(
+        blocks = (
             DiTBlock(
                 width,
                 heads,
@@ -128,7 +133,9 @@ class VideoDiT(ModelMixin, ConfigMixin):
             )
             for i in range(depth)
         )
-        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(depth // 2 if long_skips else 0))
+        self.blocks = cast("Sequence[DiTBlock]", nn.ModuleList(blocks))
+        skips = (nn.Linear(2 * width, width) for _ in range(depth // 2 if long_skips else 0))
+        self.skips = cast("Sequence[nn.Linear]", nn.ModuleList(skips))
         self.norm_out = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation_out = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width + 2 * c))
         self.project_out = nn.Linear(width, c * patch_size**2)
@@ -142,10 +149,10 @@ class VideoDiT(ModelMixin, ConfigMixin):
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.place, std=0.02)
         for block in self.blocks:
-            nn.init.zeros_(block.modulation[1].weight)
+            nn.init.zeros_(block.modulation.get_parameter("1.weight"))
             if block.conv is not None:
                 nn.init.zeros_(block.conv.weight)
-        nn.init.zeros_(self.modulation_out[1].weight)
+        nn.init.zeros_(self.modulation_out.get_parameter("1.weight"))
         nn.init.zeros_(self.project_out.weight)
         for skip in self.skips:
             with torch.no_grad():
@@ -198,7 +205,8 @@ class VideoDiT(ModelMixin, ConfigMixin):
         self, tokens: Tensor, c: Tensor, positions: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         rotary = rotary_angles(positions, self.cache_shape()[-1])  # (B, F, d/2)
-        keys, values, kept, half = [], [], [], len(self.blocks) // 2
+        keys, values, kept = list[Tensor](), list[Tensor](), list[Tensor]()
+        half = len(self.blocks) // 2
         for i, block in enumerate(self.blocks):
             if self.skips and i >= len(self.blocks) - half:
                 tokens = self.skips[i - len(self.blocks) + half](torch.cat((tokens, kept.pop()), dim=-1))  # (B, F, N, D)

@@ -38,7 +38,7 @@ class Readings:
     state: Tensor
 
 
-class Heads(ModelMixin, ConfigMixin):
+class Heads(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Reads reward, end and state from a frame's tokens.
 
     The reward is a distribution over bins at ``symexp`` of an even grid, trained against a two-hot target (DreamerV3, section 3).
@@ -52,6 +52,8 @@ class Heads(ModelMixin, ConfigMixin):
         token_features: Numbers kept of each token.
         hidden: Width of the hidden layer.
     """
+
+    grid: Tensor
 
     @register_to_config
     def __init__(
@@ -72,7 +74,7 @@ class Heads(ModelMixin, ConfigMixin):
             nn.Linear(tokens * token_features, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, sum(self.sizes))
         )
         self.register_buffer("grid", torch.linspace(-reward_limit, reward_limit, bins), persistent=False)
-        nn.init.zeros_(self.mlp[-1].weight)
+        nn.init.zeros_(self.mlp.get_parameter("4.weight"))
 
     def forward(self, hidden: Tensor) -> Readings:
         """Read ``hidden (B, F, N, D)``."""

@@ -35,10 +35,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention over the last two axes; in float32 on CPUs, whose bfloat16 kernel is slower at our sizes."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
+    """Scaled dot-product attention over the last two axes; in float32 on CPUs, whose bfloat16 backward is far slower at our sizes."""
+    if q.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(v.dtype)
+    return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=None if mask is None else mask.to(v.dtype))
+
+
+def _norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """Normalise in the type of ``x``: torch has no fused kernel for weights of another type."""
+    return F.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps)
 
 
 class Attention(nn.Module):
@@ -54,7 +60,7 @@ class Attention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map tokens ``(..., N, D)`` to queries, keys and values, each ``(..., N, heads, d)``."""
         q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, self.head_dim)).unbind(-3)  # each (..., N, heads, d)
-        return self.norm_q(q), self.norm_k(k), v
+        return _norm(self.norm_q, q), _norm(self.norm_k, k), v
 
 
 class SpaceAttention(Attention):

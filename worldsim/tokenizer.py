@@ -65,7 +65,7 @@ def _decoder(latent_channels: int, widths: Sequence[int], blocks: Sequence[int])
     return nn.Sequential(*layers, nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], 12, 3, padding=1), nn.PixelShuffle(2))
 
 
-class FrameAutoencoder(ModelMixin, ConfigMixin):
+class FrameAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Convolutional per-frame autoencoder whose latents are batch-normalised, so unit variance is built in.
 
     The bottleneck is ``BatchNorm2d`` without affine part; in training Gaussian noise is added to it, which keeps the decoder
@@ -129,6 +129,9 @@ class DiffusersTokenizer(nn.Module):
         mean: Mean of its latents a channel, 0 if not given.
         std: Standard deviation of its latents a channel, 1 if not given; measure both with ``latent_statistics``.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, autoencoder: Any, *, frame_size: Sequence[int], mean: Sequence[float] | None = None, std: Sequence[float] | None = None

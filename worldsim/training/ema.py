@@ -29,4 +29,4 @@ class WeightAverage:
                 live.append(value)
             else:
                 self.tensors[name].copy_(value)
-        torch._foreach_lerp_(averaged, live, weight)
+        torch._foreach_lerp_(averaged, live, weight)  # pyright: ignore[reportPrivateImportUsage]

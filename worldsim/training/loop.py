@@ -74,9 +74,12 @@ class LoopConfig:
 class Task(Protocol):
     """What is trained: a module whose forward gives the loss, and where its batches come from."""
 
-    module: nn.Module
-    """Called with a batch, gives ``(loss, logs)``."""
     frames_per_step: int
+
+    @property
+    def module(self) -> nn.Module:
+        """Called with a batch, gives ``(loss, logs)``."""
+        ...
 
     def batch(self, step: int, generator: torch.Generator, device: torch.device) -> Any:
         """Draw the batch of optimiser step ``step``."""
@@ -108,7 +111,8 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.task, self.config, self.folder = task, config, folder
         precision = config.precision if config.precision != "auto" else "bf16" if torch.cuda.is_available() else "no"
-        plugin = TorchDynamoPlugin(backend="inductor" if config.compile else "no")
+        backend: Any = "inductor" if config.compile else "no"
+        plugin = TorchDynamoPlugin(backend=backend)
         self.accelerator = Accelerator(mixed_precision=precision, dynamo_plugin=plugin)
         optimizer = torch.optim.AdamW(_groups(task.module, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
         self.model, self.optimizer = self.accelerator.prepare(task.module, optimizer)
