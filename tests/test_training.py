@@ -61,7 +61,10 @@ class ToyStore:
 
 def tokenizer(seed: int = 0) -> FrameAutoencoder:
     torch.manual_seed(seed)
-    return FrameAutoencoder(frame_size=(16, 16), latent_channels=4, widths=(8, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+    made: FrameAutoencoder = FrameAutoencoder(
+        frame_size=(16, 16), latent_channels=4, widths=(8, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1)
+    )
+    return made
 
 
 def dynamics_config(*overrides: str) -> Any:
