@@ -122,6 +122,25 @@ def test_numbers_take_the_type_of_the_default() -> None:
     assert isinstance(compose("collect", ["seed=3.0"]).seed, int)
 
 
+def test_a_preset_wins_over_the_defaults_and_the_user_over_the_preset(write: Any) -> None:
+    default, preset = compose("train_dynamics"), compose("train_dynamics", ["preset=carracing_nano"])
+    assert (default.name, preset.name) == ("my-world", "carracing-nano")
+    assert preset.loop.steps != default.loop.steps
+    assert preset.loop.lr == default.loop.lr
+    for overrides in (["preset=carracing_nano", "loop.steps=7", "name=mine"], ["name=mine", "loop.steps=7", "preset=carracing_nano"]):
+        told = compose("train_dynamics", overrides)
+        assert (told.loop.steps, told.name, told.clip, told.objective) == (7, "mine", preset.clip, preset.objective)
+    filed = compose("train_dynamics", ["clip=99"], write("preset: carracing_nano\nloop:\n  steps: 9\n"))
+    assert (filed.loop.steps, filed.clip, filed.batch_size) == (9, 99, preset.batch_size)
+    for override, message in (
+        ("preset=carracing", "preset has no option 'carracing': did you mean 'carracing_nano'"),
+        ("presett=custom", "unknown key 'presett': did you mean 'preset'"),
+        ("tokenizer=x", "unknown key 'tokenizer': did you mean 'tokenizer_dir'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            compose("train_dynamics", [override])
+
+
 def test_groups_are_listed() -> None:
     assert "night" in group_options("generate")["scenario"]
     assert {"carracing", "gym"} <= set(group_options("collect")["source"])

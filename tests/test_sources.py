@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -200,3 +204,11 @@ def test_short_episodes_hide_nothing() -> None:
 def test_impossible_numbers_are_refused(keywords: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be 1 or more"):
         FrameWatch(gym.make("Screen-v0"), **keywords)
+
+
+def test_recording_needs_no_display_and_says_nothing() -> None:
+    code = "from worldsim.envs.sources.generic import GymSource; GymSource('CartPole-v1').reset(seed=0)"
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -70,9 +70,11 @@ def compose(name: str, overrides: Sequence[str] = (), file: str | Path | None = 
     """
     edits = [*_file_edits(file), *map(_override_edit, overrides)]
     with initialize_config_module("worldsim.configs", version_base="1.3"):
-        base, rest = _choose(name, edits)
+        base, rest, groups = _choose(name, edits)
     free = _list_groups(name)
     for edit in rest:
+        if edit.path[0] not in {*base, *groups}:
+            raise ConfigError(f"{edit.place}: unknown key {edit.path[0]!r}: {suggest(edit.path[0], [*base, *groups])}")
         _apply(base, edit, free)
     config = OmegaConf.create(base)
     missing = list(_missing(base))
@@ -108,8 +110,8 @@ def _loader() -> ConfigLoader:
     return hydra.config_loader
 
 
-def _choose(name: str, edits: Sequence[Edit]) -> tuple[dict[str, Any], list[Edit]]:
-    """Compose with the options that ``edits`` choose; return plain settings and the edits that set values."""
+def _choose(name: str, edits: Sequence[Edit]) -> tuple[dict[str, Any], list[Edit], list[str]]:
+    """Compose with the options that ``edits`` choose; return plain settings, the edits that set values, and the groups there are."""
     chosen: dict[str, Edit] = {}
     rest = list(edits)
     while True:
@@ -125,7 +127,7 @@ def _choose(name: str, edits: Sequence[Edit]) -> tuple[dict[str, Any], list[Edit
     base = OmegaConf.to_container(config, resolve=False)
     assert isinstance(base, dict), "a primary config is a mapping"
     del base["hydra"]
-    return {str(key): value for key, value in base.items()}, rest
+    return {str(key): value for key, value in base.items()}, rest, [str(group) for group in groups if not str(group).startswith("hydra/")]
 
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -125,6 +127,7 @@ def _make(id: str, kwargs: dict[str, Any], *, rendered: bool) -> gym.Env[Any, An
             importlib.import_module(module)
         spec = gym.spec(name)
         if rendered:
+            _draw_without_a_display()
             kwargs = {**kwargs, "render_mode": "rgb_array"}
         env: gym.Env[Any, Any] = gym.make(spec, disable_env_checker=True, **kwargs)
     except (gym.error.UnregisteredEnv, gym.error.RegistrationError) as error:
@@ -138,6 +141,12 @@ def _make(id: str, kwargs: dict[str, Any], *, rendered: bool) -> gym.Env[Any, An
         env.close()
         raise ValueError(f"environment {id!r} does not render 'rgb_array' ({modes}): try observation='observation' if it observes images")
     return env
+
+
+def _draw_without_a_display() -> None:
+    """Keep SDL, which most environments draw with, from looking for a display where there is none, and complaining."""
+    if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def _state_names(id: str, space: gym.Space[Any], names: Sequence[str] | None) -> tuple[str, ...]:
