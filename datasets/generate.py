@@ -12,7 +12,7 @@ from rich.console import Console
 
 from worldsim.datasets.batch import close_run, probe, run_plan
 from worldsim.datasets.layout import DatasetError
-from worldsim.datasets.plan import Plan, conditioning_to_json, make_plan
+from worldsim.datasets.plan import Plan, make_plan
 from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import EpisodeReader
 from worldsim.datasets.work import Recipe
@@ -109,7 +109,7 @@ def _options(scenario: Scenario) -> dict[str, Any]:
     """Reset options of a row: ``context`` and ``conditioning``, where the scenario sets them."""
     options: dict[str, Any] = {} if scenario.context == "random" else {"context": scenario.context}
     if scenario.conditioning != Conditioning():
-        options["conditioning"] = conditioning_to_json(scenario.conditioning)
+        options["conditioning"] = scenario.conditioning.to_json()
     return options
 
 

@@ -111,18 +111,8 @@ def _parts(jobs: Sequence[EpisodeJob]) -> list[Part]:
 
 
 def _job_to_json(job: EpisodeJob) -> dict[str, Any]:
-    return {**asdict(job), "conditioning": conditioning_to_json(job.conditioning)}
+    return {**asdict(job), "conditioning": job.conditioning.to_json()}
 
 
 def _job_from_json(data: Mapping[str, Any]) -> EpisodeJob:
-    return EpisodeJob(**{**data, "conditioning": conditioning_from_json(data["conditioning"])})
-
-
-def conditioning_to_json(conditioning: Conditioning) -> dict[str, Any]:
-    """Describe a conditioning in JSON types."""
-    return {"tags": list(conditioning.tags), "numbers": dict(conditioning.numbers), "text": conditioning.text}
-
-
-def conditioning_from_json(data: Mapping[str, Any]) -> Conditioning:
-    """Build the conditioning that ``conditioning_to_json`` described."""
-    return Conditioning(tuple(data["tags"]), dict(data["numbers"]), data["text"])
+    return EpisodeJob(**{**data, "conditioning": Conditioning.from_json(data["conditioning"])})

@@ -27,8 +27,7 @@ from worldsim.datasets.layout import (
     sha256_array,
     shard_path,
 )
-from worldsim.datasets.plan import conditioning_from_json
-from worldsim.episode import Episode
+from worldsim.episode import Conditioning, Episode
 from worldsim.spaces import space_from_json
 from worldsim.types import StoreInfo
 
@@ -81,7 +80,7 @@ class EpisodeReader:
             seed=int(record["seed"]),
             scenario=record["scenario"],
             policy=record["policy"],
-            conditioning=conditioning_from_json(record["conditioning"]),
+            conditioning=Conditioning.from_json(record["conditioning"]),
             params=record["params"],
         )
 

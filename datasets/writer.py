@@ -45,7 +45,7 @@ from worldsim.datasets.layout import (
     sync_folder,
     write_atomic,
 )
-from worldsim.datasets.plan import Plan, conditioning_to_json, make_plan, plan_from_json
+from worldsim.datasets.plan import Plan, make_plan, plan_from_json
 from worldsim.episode import Episode
 from worldsim.rollout import EpisodeJob
 from worldsim.spaces import is_integer, row_size, space_to_json
@@ -241,7 +241,7 @@ def _record(job: EpisodeJob, episode: Episode, seconds: float) -> dict[str, Any]
         "scenario": episode.scenario,
         "policy": episode.policy,
         "return": float(episode.rewards[np.isfinite(episode.rewards)].sum()),
-        "conditioning": conditioning_to_json(episode.conditioning),
+        "conditioning": episode.conditioning.to_json(),
         "params": dict(episode.params),
         "worker": os.getpid(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds)),

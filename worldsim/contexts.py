@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Contexts:
         lengths = [len(item.frames) for item in self.items]
         if len(set(lengths)) > 1:
             raise ValueError(f"start contexts have {min(lengths)} to {max(lengths)} frames: they must all be of one length")
-        notes = [{"conditioning": asdict(item.conditioning), "name": item.name} for item in self.items]
+        notes = [{"conditioning": item.conditioning.to_json(), "name": item.name} for item in self.items]
         arrays = {"frames": np.stack([item.frames for item in self.items]), "actions": np.stack([item.actions for item in self.items])}
         save_file(arrays, folder / FILE, metadata={"contexts": json.dumps(notes)})
 
@@ -98,10 +98,7 @@ class Contexts:
                 f"start contexts {file} are truncated or damaged ({error}): restore the file from a copy of the checkpoint"
             ) from error
         return Contexts(
-            tuple(Context(f, a, read_conditioning(n["conditioning"]), n["name"]) for f, a, n in zip(frames, actions, notes, strict=True))
+            tuple(
+                Context(f, a, Conditioning.from_json(n["conditioning"]), n["name"]) for f, a, n in zip(frames, actions, notes, strict=True)
+            )
         )
-
-
-def read_conditioning(data: Mapping[str, Any]) -> Conditioning:
-    """Build a ``Conditioning`` from JSON types."""
-    return Conditioning(tuple(data.get("tags", ())), {k: float(v) for k, v in data.get("numbers", {}).items()}, str(data.get("text", "")))

@@ -24,6 +24,16 @@ class Conditioning:
     numbers: Mapping[str, float] = field(default_factory=dict)
     text: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Describe it in JSON types."""
+        return {"tags": list(self.tags), "numbers": {name: float(value) for name, value in self.numbers.items()}, "text": self.text}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Conditioning:
+        """Build what ``to_json`` described; parts may be absent."""
+        numbers = {str(name): float(value) for name, value in data.get("numbers", {}).items()}
+        return Conditioning(tuple(map(str, data.get("tags", ()))), numbers, str(data.get("text", "")))
+
 
 @dataclass(frozen=True)
 class Episode:

@@ -264,7 +264,4 @@ def _state(infos: Mapping[str, Any], row: int, names: Sequence[str]) -> NDArray[
 
 
 def _conditioning(info: Mapping[str, Any] | None, told: Conditioning) -> Conditioning:
-    if not info:
-        return told
-    numbers = {str(name): float(value) for name, value in dict(info.get("numbers", {})).items()}
-    return Conditioning(tuple(str(tag) for tag in info.get("tags", ())), numbers, str(info.get("text", "")))
+    return Conditioning.from_json(info) if info else told

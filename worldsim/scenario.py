@@ -39,8 +39,7 @@ class Scenario:
 
     def to_json(self) -> dict[str, Any]:
         """Describe the scenario in JSON types."""
-        conditioning = {"tags": list(self.conditioning.tags), "numbers": dict(self.conditioning.numbers), "text": self.conditioning.text}
-        return {**asdict(self), "seeds": list(self.seeds), "conditioning": conditioning}
+        return {**asdict(self), "seeds": list(self.seeds), "conditioning": self.conditioning.to_json()}
 
     def episode_seeds(self, root_seed: int) -> tuple[int, ...]:
         """Return the seeds of its episodes."""

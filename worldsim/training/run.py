@@ -8,11 +8,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from worldsim.checkpoint import load_component
+from worldsim.evaluation.openloop import psnr
 from worldsim.targets import instantiate_allowed
 from worldsim.tokenizer import FrameAutoencoder
 from worldsim.training.build import WorldBuilder
 from worldsim.training.loop import LoopConfig, Trainer
-from worldsim.training.tokenizer_task import TokenizerTask, load_frames, psnr, reconstruct
+from worldsim.training.tokenizer_task import TokenizerTask, load_frames, reconstruct
 from worldsim.types import EpisodeStore
 
 

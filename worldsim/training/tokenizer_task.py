@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from worldsim.tokenizer import FrameAutoencoder, to_model, to_uint8
 from worldsim.types import EpisodeStore
@@ -81,10 +80,3 @@ def reconstruct(autoencoder: Any, frames: NDArray[np.uint8], *, batch_size: int 
     device = next(autoencoder.parameters()).device
     chunks = [to_model(torch.from_numpy(frames[i : i + batch_size])).to(device) for i in range(0, len(frames), batch_size)]
     return np.concatenate([to_uint8(autoencoder.decode(autoencoder.encode(chunk))).cpu().numpy() for chunk in chunks])
-
-
-def psnr(real: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the peak signal-to-noise ratio in dB of each frame, ``(N,)`` for ``(N, H, W, 3)``."""
-    error = torch.from_numpy(real).double() - torch.from_numpy(made).double()
-    square = F.mse_loss(error, torch.zeros_like(error), reduction="none").flatten(1).mean(1)
-    return (10 * torch.log10(255**2 / square.clamp(min=1e-3))).numpy()
