@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+import worldsim
 from worldsim.config import ConfigError, compose, group_options, instantiate_allowed, load_user_yaml
 from worldsim.episode import Conditioning
 from worldsim.targets import ALLOWED_NAMES, TRUST_VARIABLE, locate, targets
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(worldsim.__file__).parent / "configs"
 
 
 @pytest.fixture
