@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from worldsim.files import save_tensors
 from worldsim.spec import FILE
 
 SHIPPED = Path(__file__).parent / "worlds"
@@ -81,11 +82,14 @@ def content_hash(folder: Path) -> str:
 
 
 def save_component(module: ModelMixin, folder: Path) -> None:
-    """Write ``config.json`` and the weights, floating-point ones as float16, which costs no quality that can be measured."""
+    """Write ``config.json`` and the weights, floating-point ones as float16, which costs no quality that can be measured.
+
+    Raises:
+        ValueError: The disk is full or refuses.
+    """
     module.save_config(folder)
-    tensors = {name: value.detach().cpu() for name, value in module.state_dict().items()}
-    half = {name: value.half() if value.dtype == torch.float32 else value for name, value in tensors.items()}
-    save_file({name: value.contiguous() for name, value in half.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    half = {name: value.half() if value.dtype == torch.float32 else value for name, value in module.state_dict().items()}
+    save_tensors(half, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_component(kind: type[M], folder: Path) -> M:

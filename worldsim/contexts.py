@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from worldsim.episode import Conditioning
+from worldsim.files import save_tensors
 
 FILE = "contexts.safetensors"
 
@@ -68,7 +69,7 @@ class Contexts:
         """Write ``contexts.safetensors``; nothing where there are none.
 
         Raises:
-            ValueError: They are not all of one length.
+            ValueError: They are not all of one length, or the disk refuses.
         """
         if not self.items:
             return
@@ -77,7 +78,8 @@ class Contexts:
             raise ValueError(f"start contexts have {min(lengths)} to {max(lengths)} frames: they must all be of one length")
         notes = [{"conditioning": item.conditioning.to_json(), "name": item.name} for item in self.items]
         arrays = {"frames": np.stack([item.frames for item in self.items]), "actions": np.stack([item.actions for item in self.items])}
-        save_file(arrays, folder / FILE, metadata={"contexts": json.dumps(notes)})
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        save_tensors(tensors, folder / FILE, metadata={"contexts": json.dumps(notes)})
 
     @staticmethod
     def load(folder: Path) -> Contexts:

@@ -63,6 +63,9 @@ class LoopConfig:
             raise ValueError(f"precision {self.precision!r} is unknown: use auto, no (fp32) or bf16")
         if self.steps < 1 or not 0 <= self.decay <= self.steps:
             raise ValueError(f"steps={self.steps} must be at least 1 and decay={self.decay} between 0 and steps")
+        for name in ("log_every", "save_every", "threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"loop.{name}={getattr(self, name)} must be 1 or more")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of optimiser step ``step``."""
@@ -125,10 +128,13 @@ class Trainer:
         if found is None:
             return
         tensors, meta = load_state(found)
-        self.task.module.load_state_dict(tensors["model"])
-        restore_optimizer(self.optimizer.optimizer, tensors["optimizer"])
-        for name, value in tensors["ema"].items():
-            self.ema.tensors[name].copy_(value)
+        try:
+            self.task.module.load_state_dict(tensors["model"])
+            restore_optimizer(self.optimizer.optimizer, tensors["optimizer"])
+            for name, value in tensors["ema"].items():
+                self.ema.tensors[name].copy_(value)
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(f"training state {found} is of another model: choose another 'out', or remove the folder") from error
         self.step = int(meta["step"])
 
     def run(self, *, stop_after: int | None = None) -> None:

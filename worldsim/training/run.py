@@ -25,6 +25,30 @@ def open_data(cfg: DictConfig) -> EpisodeStore:
     return store
 
 
+def check_counts(cfg: DictConfig, *names: str) -> None:
+    """Refuse settings that must be 1 or more and are not."""
+    for name in names:
+        if cfg[name] < 1:
+            raise ValueError(f"{name}={cfg[name]} must be 1 or more")
+
+
+def open_tokenizer(cfg: DictConfig, store: EpisodeStore) -> FrameAutoencoder:
+    """Load the tokenizer in ``cfg.tokenizer_dir``.
+
+    Raises:
+        ValueError: There is none, it is damaged, or it was trained for frames of another size.
+    """
+    folder = Path(cfg.tokenizer_dir)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"tokenizer_dir={folder} holds no tokenizer: train one with 'worldsim train tokenizer' and give its folder")
+    tokenizer = load_component(FrameAutoencoder, folder)
+    size: Any = tokenizer.config
+    if tuple(size.frame_size) != tuple(store.info.frame_size):
+        theirs, ours = ("x".join(map(str, each)) for each in (size.frame_size, store.info.frame_size))
+        raise ValueError(f"tokenizer {folder} is for frames of {theirs}, dataset {store.info.name!r} has {ours}: train one on this dataset")
+    return tokenizer.eval().requires_grad_(False)
+
+
 def loop_config(cfg: DictConfig) -> LoopConfig:
     """Build the loop's record from its part of the configuration."""
     fields: Any = OmegaConf.to_container(cfg.loop, resolve=True)
@@ -38,6 +62,9 @@ def train_tokenizer(cfg: DictConfig) -> float:
         Mean PSNR over held-out frames in dB.
     """
     store = open_data(cfg)
+    check_counts(cfg, "batch_size")
+    if not store.split("heldout"):
+        raise ValueError(f"dataset {cfg.data.path} has no held-out episode to measure on: record at least two episodes")
     autoencoder = instantiate_allowed(cfg.model, frame_size=list(store.info.frame_size))
     frames, heldout = load_frames(store, store.split("train")), load_frames(store, store.split("heldout"))
     task = TokenizerTask(autoencoder, frames, heldout, batch_size=cfg.batch_size, edges=cfg.edges)
@@ -54,8 +81,8 @@ def train_tokenizer(cfg: DictConfig) -> float:
 def train_dynamics(cfg: DictConfig) -> None:
     """Train dynamics and heads on a tokenizer's latents by ``configs/train_dynamics.yaml``; the world is saved to ``cfg.out``/world."""
     store, folder = open_data(cfg), Path(cfg.out)
-    tokenizer = load_component(FrameAutoencoder, Path(cfg.tokenizer_dir)).eval().requires_grad_(False)
-    made = WorldBuilder(store, tokenizer, cfg, folder)
+    check_counts(cfg, "batch_size", "clip", "context_frames", "sample_horizon")
+    made = WorldBuilder(store, open_tokenizer(cfg, store), cfg, folder)
     trainer = Trainer(made.task, loop_config(cfg), folder)
     trainer.run()
     with trainer.averaged():

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from worldsim.files import save_tensors
 
 META = "meta.json"
 
@@ -34,13 +36,17 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 def save_state(
     folder: Path, *, model: nn.Module, ema: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, meta: Mapping[str, Any]
 ) -> None:
-    """Write a training state to ``folder``, replacing an older one by a rename."""
+    """Write a training state to ``folder``, replacing an older one by a rename.
+
+    Raises:
+        ValueError: The disk is full or refuses; the older one stays.
+    """
     fresh, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     parts = {"model": model.state_dict(), "ema": ema, "optimizer": flatten_optimizer(optimizer)}
     for name, tensors in parts.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, fresh / f"{name}.safetensors")
+        save_tensors(tensors, fresh / f"{name}.safetensors")
     (fresh / META).write_text(json.dumps(dict(meta), indent=1))
     for file in fresh.iterdir():
         with file.open("rb") as handle:
