@@ -44,11 +44,15 @@ def test_from_a_simulator_to_scenarios(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert verify(tmp_path / "toy.worldsim") == []
 
     data = "data.path=toy.worldsim"
-    told = run("train", "tokenizer", data, "out=tokenizer", "batch_size=4", *TOKENIZER, *LOOP)
-    assert "held-out PSNR" in told
+    told = {}
+    for name, seed in (("tokenizer", 0), ("again", 0), ("other", 1)):
+        printed = run("train", "tokenizer", data, f"out={name}", f"loop.seed={seed}", "batch_size=4", *TOKENIZER, *LOOP)
+        assert "held-out PSNR" in printed
+        told[name] = (tmp_path / name / "tokenizer/diffusion_pytorch_model.safetensors").read_bytes()
+    assert told["tokenizer"] == told["again"] != told["other"]
 
-    told = run("train", "dynamics", data, "tokenizer_dir=tokenizer/tokenizer", "out=dynamics", "name=toy", *MODEL, *CLIPS, *LOOP)
-    assert "world saved to dynamics/world" in told
+    printed = run("train", "dynamics", data, "tokenizer_dir=tokenizer/tokenizer", "out=dynamics", "name=toy", *MODEL, *CLIPS, *LOOP)
+    assert "world saved to dynamics/world" in printed
 
     world = "world=dynamics/world"
     protocol = [
@@ -61,7 +65,8 @@ def test_from_a_simulator_to_scenarios(monkeypatch: pytest.MonkeyPatch, tmp_path
     run("generate", world, "scenario=[aimless]", "count=3", "horizon=5", "batch=2", "out=made.worldsim", "writer.preview=false")
     made = EpisodeReader(tmp_path / "made.worldsim")
     assert verify(made.path) == []
-    assert [len(made[i]) for i in range(len(made))] == [5, 5, 5]
+    assert len(made) == 3
+    assert all(1 <= len(made[i]) <= 5 for i in range(3))  # an untrained head may end an episode
 
     env: gym.Env[Any, Any] = gym.make("WorldSim-v0", world="dynamics/world")
     episode = made[0]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
-from worldsim.checkpoint import load_component
+from worldsim.checkpoint import load_component, save_component
 from worldsim.evaluation.openloop import psnr
 from worldsim.targets import instantiate_allowed
 from worldsim.tokenizer import FrameAutoencoder
@@ -23,6 +26,14 @@ def open_data(cfg: DictConfig) -> EpisodeStore:
     if not store.split("train"):
         raise ValueError(f"dataset {cfg.data.path} has no training episodes: record more with worldsim collect")
     return store
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw first weights from ``seed`` alone, and leave torch's own randomness as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def check_counts(cfg: DictConfig, *names: str) -> None:
@@ -65,7 +76,8 @@ def train_tokenizer(cfg: DictConfig) -> float:
     check_counts(cfg, "batch_size")
     if not store.split("heldout"):
         raise ValueError(f"dataset {cfg.data.path} has no held-out episode to measure on: record at least two episodes")
-    autoencoder = instantiate_allowed(cfg.model, frame_size=list(store.info.frame_size))
+    with seeded(cfg.loop.seed):
+        autoencoder = instantiate_allowed(cfg.model, frame_size=list(store.info.frame_size))
     frames, heldout = load_frames(store, store.split("train")), load_frames(store, store.split("heldout"))
     task = TokenizerTask(autoencoder, frames, heldout, batch_size=cfg.batch_size, edges=cfg.edges)
     folder = Path(cfg.out)
@@ -73,7 +85,7 @@ def train_tokenizer(cfg: DictConfig) -> float:
     trainer.run()
     with trainer.averaged():
         quality = float(psnr(heldout, reconstruct(autoencoder, heldout)).mean())
-        autoencoder.save_pretrained(folder / "tokenizer")
+        save_component(autoencoder, folder / "tokenizer")
     print(f"held-out PSNR {quality:.2f} dB over {len(heldout):,} frames; tokenizer saved to {folder / 'tokenizer'}")
     return quality
 
@@ -82,7 +94,9 @@ def train_dynamics(cfg: DictConfig) -> None:
     """Train dynamics and heads on a tokenizer's latents by ``configs/train_dynamics.yaml``; the world is saved to ``cfg.out``/world."""
     store, folder = open_data(cfg), Path(cfg.out)
     check_counts(cfg, "batch_size", "clip", "context_frames", "sample_horizon")
-    made = WorldBuilder(store, open_tokenizer(cfg, store), cfg, folder)
+    tokenizer = open_tokenizer(cfg, store)
+    with seeded(cfg.loop.seed):
+        made = WorldBuilder(store, tokenizer, cfg, folder)
     trainer = Trainer(made.task, loop_config(cfg), folder)
     trainer.run()
     with trainer.averaged():
