@@ -168,6 +168,17 @@ def test_the_trained_world_is_saved_loads_and_steps(tmp_path: Path) -> None:
     assert (tmp_path / "samples" / "0000006.png").exists()
 
 
+def test_training_goes_on_from_a_world_and_refuses_one_that_does_not_fit(tmp_path: Path) -> None:
+    trainer, builder = dynamics_trainer(tmp_path / "first")
+    trainer.run()
+    builder.world().save_pretrained(tmp_path / "world")
+    _, second = dynamics_trainer(tmp_path / "second", f"init={tmp_path / 'world'}")
+    for name, value in second.dynamics.state_dict().items():
+        assert torch.allclose(value, builder.dynamics.state_dict()[name], atol=1e-3), name
+    with pytest.raises(ValueError, match=r"init=.* does not fit model: dynamics .* has shape"):
+        dynamics_trainer(tmp_path / "third", f"init={tmp_path / 'world'}", "model.width=64")
+
+
 def test_a_state_half_replaced_is_found_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     trainer, _ = dynamics_trainer(tmp_path)
     trainer.run(stop_after=3)

@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from worldsim import __version__
+from worldsim.checkpoint import load_component
 from worldsim.clips import load_episodes, state_statistics
 from worldsim.conditioning import Vocabulary
 from worldsim.contexts import Context, Contexts
@@ -50,6 +51,8 @@ class WorldBuilder:
             condition_features=vocabulary.size,
         )
         self.heads = Heads(tokens=len(self.dynamics.place), width=self.dynamics.config.width, state_size=len(self.spec.state_names))
+        if cfg.init:
+            self._start_from(Path(cfg.init))
         objective: Any = OmegaConf.to_container(cfg.objective, resolve=True)
         self.task = DynamicsTask(
             DynamicsLoss(self.dynamics, self.heads, Objective(**objective)),
@@ -59,6 +62,17 @@ class WorldBuilder:
             clip=cfg.clip,
             on_sample=self.sample,
         )
+
+    def _start_from(self, world: Path) -> None:
+        for module, name in ((self.dynamics, "dynamics"), (self.heads, "heads")):
+            trained = load_component(type(module), world / name).state_dict()
+            shapes = {key: value.shape for key, value in module.state_dict().items()}
+            for key, value in trained.items():
+                if shapes.get(key) != value.shape:
+                    raise ValueError(
+                        f"init={world} does not fit model: {name} {key} has shape {tuple(value.shape)}, here {shapes.get(key)}; use its settings"
+                    )
+            module.load_state_dict(trained)
 
     def _spec(self, vocabulary: Vocabulary, statistics: tuple[Any, Any], rewards: Any) -> WorldSpec:
         info, cfg = self.store.info, self.cfg
