@@ -87,7 +87,8 @@ class ToyWorld(VectorEnv[NDArray[np.uint8], NDArray[np.float32], NDArray[np.floa
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_fps": 10, "checkpoint": {"name": "toy", "sha256": "0"}}
 
-    def __init__(self, num_envs: int = 1, *, world: str = "toy", reject_at: int = -1) -> None:
+    def __init__(self, num_envs: int = 1, *, world: str = "toy", reject_at: int = -1, horizon: int = 40) -> None:
+        assert horizon > 0, "horizon must be positive"
         self.num_envs, self.world, self.reject_at = num_envs, world, reject_at
         self.single_observation_space, self.single_action_space = FRAMES, ACTIONS
         self.observation_space, self.action_space = batch_space(FRAMES, num_envs), batch_space(ACTIONS, num_envs)

@@ -1,7 +1,7 @@
 """The noise process: signal levels, corruption, and the weight of the loss at each level.
 
 Latents travel on the straight line ``z_tau = tau z + (1 - tau) noise`` (rectified flow, Liu et al. 2023, equation 1) and the
-network predicts the clean end z (x-prediction; Dreamer 4, Hafner et al. 2025, section 3.2, with its ramp weight).
+network predicts the clean end z (x-prediction; Dreamer 4, Hafner et al. 2025, section 3.2, with a ramp weight).
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ def corrupt(latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
     return torch.lerp(noise, latents, tau)  # (B, F, C, h, w)
 
 
-def ramp_weight(level: Tensor) -> Tensor:
-    """Weight of the squared error in clean latents at each level: ``0.9 tau + 0.1`` (Dreamer 4, equation 8)."""
-    return 0.9 * level + 0.1
+def ramp_weight(level: Tensor, floor: float) -> Tensor:
+    """Weight of the squared error in clean latents at each level: ``floor`` at noise, rising evenly to 1 at clean.
+
+    Dreamer 4 (equation 8) has a floor of 0.1, for many sampling steps; with one or two, the steps near noise do all the work and 1 is right.
+    """
+    return floor + (1 - floor) * level
 
 
 def draw_context_levels(shape: tuple[int, int], generator: torch.Generator, *, forcing: float, lowest: float) -> Tensor:

@@ -34,6 +34,7 @@ class Objective:
         forcing: Share of clips whose context frames have independent levels (diffusion forcing).
         lowest_context: Lowest context level of the other clips.
         from_noise: Share of target frames that start from pure noise.
+        weight_floor: Weight of the loss at pure noise, relative to 1 at clean.
         skip: First frames of a clip that are context only.
         action_drop: Share of frames whose action is hidden.
         condition_drop: Share of tags, words and numbers that is hidden.
@@ -51,6 +52,7 @@ class Objective:
     forcing: float = 0.5
     lowest_context: float = 0.6
     from_noise: float = 0.3
+    weight_floor: float = 1.0
     skip: int = 2
     action_drop: float = 0.1
     condition_drop: float = 0.15
@@ -169,7 +171,7 @@ class DynamicsLoss(nn.Module):
         out = self.streams(draw, context, noisy)
         error = (out.latents[:, f:].float() - truth).square().mean((2, 3, 4))  # (B, F - skip)
         own = (out.latents[:, :f].float() - clip.latents).square().mean((2, 3, 4))  # (B, F)
-        target_loss, context_loss = (ramp_weight(draw.level) * error).mean(), (ramp_weight(draw.context_level) * own).mean()
+        target_loss, context_loss = (ramp_weight(draw.level, o.weight_floor) * error).mean(), (ramp_weight(draw.context_level, o.weight_floor) * own).mean()
         loss, logs = self._head_loss(out.hidden[:, :f], clip)
         logs = {"target": target_loss.detach(), "context": context_loss.detach(), **logs}
         fresh = draw.level[draw.shortcuts :] == 0
