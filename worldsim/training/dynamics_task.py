@@ -171,7 +171,10 @@ class DynamicsLoss(nn.Module):
         out = self.streams(draw, context, noisy)
         error = (out.latents[:, f:].float() - truth).square().mean((2, 3, 4))  # (B, F - skip)
         own = (out.latents[:, :f].float() - clip.latents).square().mean((2, 3, 4))  # (B, F)
-        target_loss, context_loss = (ramp_weight(draw.level, o.weight_floor) * error).mean(), (ramp_weight(draw.context_level, o.weight_floor) * own).mean()
+        target_loss, context_loss = (
+            (ramp_weight(draw.level, o.weight_floor) * error).mean(),
+            (ramp_weight(draw.context_level, o.weight_floor) * own).mean(),
+        )
         loss, logs = self._head_loss(out.hidden[:, :f], clip)
         logs = {"target": target_loss.detach(), "context": context_loss.detach(), **logs}
         fresh = draw.level[draw.shortcuts :] == 0
