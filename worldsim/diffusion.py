@@ -19,7 +19,8 @@ def corrupt(latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
 def ramp_weight(level: Tensor, floor: float) -> Tensor:
     """Weight of the squared error in clean latents at each level: ``floor`` at noise, rising evenly to 1 at clean.
 
-    Dreamer 4 (equation 8) has a floor of 0.1, for many sampling steps; with one or two, the steps near noise do all the work and 1 is right.
+    Dreamer 4 (equation 8) has a floor of 0.1, for many sampling steps; with one or two, the steps near noise do all the work
+    and 1 is right.
     """
     return floor + (1 - floor) * level
 
