@@ -69,9 +69,8 @@ class WorldBuilder:
             shapes = {key: value.shape for key, value in module.state_dict().items()}
             for key, value in trained.items():
                 if shapes.get(key) != value.shape:
-                    raise ValueError(
-                        f"init={world} does not fit model: {name} {key} has shape {tuple(value.shape)}, here {shapes.get(key)}; use its settings"
-                    )
+                    misfit = f"{name} {key} has shape {tuple(value.shape)}, here {shapes.get(key)}"
+                    raise ValueError(f"init={world} does not fit model: {misfit}; use its settings")
             module.load_state_dict(trained)
 
     def _spec(self, vocabulary: Vocabulary, statistics: tuple[Any, Any], rewards: Any) -> WorldSpec:
