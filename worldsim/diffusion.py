@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SMALLEST_SHORTCUT = 0.25
+"""Sampling steps below this size are plain diffusion: the network is asked for the mean."""
+
 
 def corrupt(latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
     """Bring clean latents ``(B, F, C, h, w)`` to signal levels ``(B, F)``."""

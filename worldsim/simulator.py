@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.contexts import Context
-from worldsim.diffusion import corrupt
+from worldsim.diffusion import SMALLEST_SHORTCUT, corrupt
 from worldsim.dit import FrameInputs, FrameOutputs
 from worldsim.heads import Readings
 from worldsim.model import WorldModel
@@ -21,8 +21,6 @@ from worldsim.spaces import to_features
 from worldsim.spec import Sampling
 from worldsim.tokenizer import to_model, to_uint8
 from worldsim.windows import shift_levels, stack_history, streaming_mask, training_mask
-
-SMALLEST_SHORTCUT = 0.25
 
 
 @dataclass(frozen=True)

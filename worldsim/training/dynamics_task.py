@@ -17,13 +17,10 @@ from torch.nn import functional as F
 
 from worldsim.clips import Clip, LatentEpisodes
 from worldsim.conditioning import Vocabulary
-from worldsim.diffusion import corrupt, draw_context_levels, draw_target_levels, ramp_weight
+from worldsim.diffusion import SMALLEST_SHORTCUT, corrupt, draw_context_levels, draw_target_levels, ramp_weight
 from worldsim.dit import FrameInputs, FrameOutputs, VideoDiT
 from worldsim.heads import Heads
 from worldsim.windows import shift_levels, stack_history, training_mask
-
-SMALLEST_STEP = 0.25
-"""Shortcut steps below this size are plain diffusion: the network is asked for the mean."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ class DynamicsLoss(nn.Module):
         """Where two half steps lead: the target of one whole step (shortcut models, Frans et al. 2024, equation 4)."""
         part, tau, half = draw.rows(slice(0, draw.shortcuts)), draw.level[: draw.shortcuts], draw.step[: draw.shortcuts] / 2
         context, start = context[: draw.shortcuts], noisy[: draw.shortcuts]
-        label = torch.where(half >= SMALLEST_STEP, half, torch.zeros(()).to(half))
+        label = torch.where(half >= SMALLEST_SHORTCUT, half, torch.zeros(()).to(half))
 
         def velocity(z: Tensor, level: Tensor) -> Tensor:
             clean = self.streams(replace(part, level=level, step=label), context, z).latents[:, -level.shape[1] :].float()
