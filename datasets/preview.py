@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from worldsim.episode import Episode
 from worldsim.spaces import to_features
 from worldsim.types import EpisodeStore
+from worldsim.video import write_video
 
 _SCALE = 3  # times a frame is enlarged, unless that makes it wider than
 _TILE = 192  # pixels
@@ -64,38 +64,12 @@ def preview_video(store: EpisodeStore, path: Path | str, *, episodes: Sequence[i
         The file; a ``.gif`` beside ``path`` where no H.264 encoder is to be had.
     """
     picked = [store[i] for i in (pick_episodes(store, 12) if episodes is None else episodes)]
-    path = Path(path)
-    if path.suffix != ".gif":
-        try:
-            return _write_mp4(_grids(picked, store.info.action_space), path, store.info.fps)
-        except ImportError:
-            path = path.with_suffix(".gif")
-    images = [Image.fromarray(grid) for grid in _grids(picked, store.info.action_space)]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=max(20, round(1000 / store.info.fps)), loop=0)
-    return path
+    return write_video(_grids(picked, store.info.action_space), path, store.info.fps)
 
 
 def pick_episodes(store: EpisodeStore, count: int) -> list[int]:
     """Return up to ``count`` episode indices, evenly over the store's order."""
     return [int(i) for i in np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).round())]
-
-
-def _write_mp4(grids: Iterator[NDArray[np.uint8]], path: Path, fps: float) -> Path:
-    import av
-    from av.error import FFmpegError
-
-    try:
-        av.Codec("libx264", "w")
-    except FFmpegError as error:
-        raise ImportError("this build of PyAV has no H.264 encoder") from error
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "20", "preset": "veryfast"})
-        for number, grid in enumerate(grids):
-            if number == 0:
-                stream.height, stream.width, stream.pix_fmt = grid.shape[0], grid.shape[1], "yuv420p"
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(grid, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 def _grids(episodes: Sequence[Episode], space: Space[object]) -> Iterator[NDArray[np.uint8]]:
@@ -104,8 +78,7 @@ def _grids(episodes: Sequence[Episode], space: Space[object]) -> Iterator[NDArra
     for t in range(max(len(episode) for episode in episodes) + 1):
         tiles = [_tile(episode, t, space, caption=True) for episode in episodes]
         tiles += [np.full_like(tiles[0], _PAPER)] * (across * down - len(tiles))
-        grid = np.concatenate([np.concatenate(tiles[row * across : (row + 1) * across], axis=1) for row in range(down)])
-        yield np.ascontiguousarray(grid[: grid.shape[0] // 2 * 2, : grid.shape[1] // 2 * 2])
+        yield np.concatenate([np.concatenate(tiles[row * across : (row + 1) * across], axis=1) for row in range(down)])
 
 
 def _strip(episode: Episode, columns: Sequence[int], space: Space[object]) -> NDArray[np.uint8]:

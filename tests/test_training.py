@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
 from worldsim.tokenizer import FrameAutoencoder
 from worldsim.training.build import WorldBuilder
+from worldsim.training.dynamics_task import DynamicsLoss, Objective
 from worldsim.training.loop import LoopConfig, Trainer, step_generator
 from worldsim.training.state import find_state, load_state
 from worldsim.training.tokenizer_task import TokenizerTask
@@ -166,6 +168,9 @@ def test_the_trained_world_is_saved_loads_and_steps(tmp_path: Path) -> None:
     _, step = simulator.step(simulator.start([world.contexts[0]], [0]), np.zeros((1, 2), np.float32))
     assert step.finite.all()
     assert (tmp_path / "samples" / "0000006.png").exists()
+    with av.open(str(tmp_path / "samples" / "0000006.mp4")) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(2 * (2 * 16 + 4), 4 * 2 * (16 + 4), 3)] * 3
 
 
 def test_training_goes_on_from_a_world_and_refuses_one_that_does_not_fit(tmp_path: Path) -> None:
@@ -177,6 +182,22 @@ def test_training_goes_on_from_a_world_and_refuses_one_that_does_not_fit(tmp_pat
         assert torch.allclose(value, builder.dynamics.state_dict()[name], atol=1e-3), name
     with pytest.raises(ValueError, match=r"init=.* does not fit model: dynamics .* has shape"):
         dynamics_trainer(tmp_path / "third", f"init={tmp_path / 'world'}", "model.width=64")
+
+
+def test_a_pixel_loss_pulls_on_the_dynamics_and_leaves_the_tokenizer_alone(tmp_path: Path) -> None:
+    plain, _ = dynamics_trainer(tmp_path / "plain", "objective.pixel_loss=0")
+    weighed, builder = dynamics_trainer(tmp_path / "weighed", "objective.pixel_loss=3", "objective.pixel_frames=2")
+    for trainer in (plain, weighed):
+        trainer.run(stop_after=2)
+    assert not same(weights(plain), weights(weighed))
+    assert same(dict(builder.tokenizer.state_dict()), dict(tokenizer().state_dict()))
+    assert not any(name.startswith("decode") for name in weighed.task.module.state_dict())
+    draw = weighed.task.batch(0, step_generator(0, 0, 0), torch.device("cpu"))
+    assert draw.looked.shape == (4, 2)
+    assert float(weighed.task.module(draw)[1]["pixels"]) > 0
+    assert "pixels" not in plain.task.module(draw)[1]
+    with pytest.raises(ValueError, match=r"pixel_loss=3.0 needs a decoder"):
+        DynamicsLoss(builder.dynamics, builder.heads, Objective(pixel_loss=3.0))
 
 
 def test_a_state_half_replaced_is_found_and_a_damaged_one_is_named(tmp_path: Path) -> None:

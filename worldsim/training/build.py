@@ -16,7 +16,7 @@ from worldsim.conditioning import Vocabulary
 from worldsim.contexts import Context, Contexts
 from worldsim.dit import VideoDiT
 from worldsim.evaluation.openloop import cut_segments, imagine, real
-from worldsim.evaluation.pictures import real_above_imagined
+from worldsim.evaluation.pictures import real_above_imagined, rollout_video
 from worldsim.heads import Heads
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
@@ -33,7 +33,7 @@ class WorldBuilder:
 
     Args:
         store: The dataset.
-        tokenizer: The trained tokenizer.
+        tokenizer: The trained tokenizer, on the device to train on.
         cfg: A composed ``configs/train_dynamics.yaml``.
         folder: The run's folder; encoded latents are kept in it.
     """
@@ -55,8 +55,16 @@ class WorldBuilder:
             self._start_from(Path(cfg.init))
         objective: Any = OmegaConf.to_container(cfg.objective, resolve=True)
         self.task = DynamicsTask(
-            DynamicsLoss(self.dynamics, self.heads, Objective(**objective)),
-            load_episodes(store, "train", tokenizer, vocabulary=vocabulary, statistics=statistics, cache=folder / "cache"),
+            DynamicsLoss(self.dynamics, self.heads, Objective(**objective), tokenizer.decode),
+            load_episodes(
+                store,
+                "train",
+                tokenizer,
+                vocabulary=vocabulary,
+                statistics=statistics,
+                cache=folder / "cache",
+                device=next(tokenizer.parameters()).device,
+            ),
             vocabulary,
             batch_size=cfg.batch_size,
             clip=cfg.clip,
@@ -113,13 +121,15 @@ class WorldBuilder:
         return Contexts(tuple(found))
 
     def sample(self, step: int, folder: Path) -> None:
-        """Write real above imagined for a few held-out stretches."""
+        """Write real above imagined for a few held-out stretches, as a sheet and as a video."""
         split = "heldout" if self.store.split("heldout") else "train"
         segments = cut_segments(
             self.store, split=split, context=self.cfg.context_frames, horizon=self.cfg.sample_horizon, per_episode=1, limit=8
         )
         simulator = Simulator(self.world(contexts=False))
-        real_above_imagined(folder / f"{step:07d}.png", real(segments), imagine(simulator, segments).frames)
+        truth, made = real(segments), imagine(simulator, segments).frames
+        real_above_imagined(folder / f"{step:07d}.png", truth, made)
+        rollout_video(folder / f"{step:07d}.mp4", truth, made, self.store.info.fps)
 
 
 def _plain(value: Any) -> Mapping[str, Any]:

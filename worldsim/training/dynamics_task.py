@@ -36,6 +36,9 @@ class Objective:
         action_drop: Share of frames whose action is hidden.
         condition_drop: Share of tags, words and numbers that is hidden.
         context_loss: Weight of the context stream's own denoising.
+        pixel_loss: Weight of the squared error of decoded frames, in [-1, 1]. In latents a blurred texture costs more than a road
+            of the wrong colour; in pixels it is the other way round.
+        pixel_frames: Frames of each clip that are decoded for it.
         reward_loss: Weight of the reward head.
         end_loss: Weight of the continue head.
         state_loss: Weight of the state head.
@@ -54,6 +57,8 @@ class Objective:
     action_drop: float = 0.1
     condition_drop: float = 0.15
     context_loss: float = 0.5
+    pixel_loss: float = 0.0
+    pixel_frames: int = 2
     reward_loss: float = 0.05
     end_loss: float = 0.05
     state_loss: float = 0.1
@@ -75,6 +80,7 @@ class Draw:
         level: ``(B, F - skip)`` of the target stream.
         step: ``(B, F - skip)`` size of the shortcut that is asked for.
         noise: ``(B, F - skip, C, h, w)``.
+        looked: ``(B, pixel_frames)`` int64, target frames that are decoded.
         shortcuts: First rows of the batch that are trained as shortcuts.
         self_rows: Last rows of the batch whose context is the model's own estimate.
         rounds: Rounds of it.
@@ -86,6 +92,7 @@ class Draw:
     level: Tensor
     step: Tensor
     noise: Tensor
+    looked: Tensor
     shortcuts: int
     self_rows: int
     rounds: int
@@ -93,16 +100,25 @@ class Draw:
     def rows(self, pick: slice) -> Draw:
         """Return the same draw for some rows."""
         clip = Clip(*(value[pick] for value in vars(self.clip).values()))
-        tensors = {name: getattr(self, name)[pick] for name in ("context_level", "context_noise", "level", "step", "noise")}
+        tensors = {name: getattr(self, name)[pick] for name in ("context_level", "context_noise", "level", "step", "noise", "looked")}
         return replace(self, clip=clip, **tensors)
 
 
 class DynamicsLoss(nn.Module):
-    """Loss of the video DiT and the heads on one ``Draw``."""
+    """Loss of the video DiT and the heads on one ``Draw``.
 
-    def __init__(self, dynamics: VideoDiT, heads: Heads, objective: Objective) -> None:
+    Args:
+        dynamics: What is trained.
+        heads: And its heads.
+        objective: What for.
+        decode: The frozen tokenizer's way back to frames; needed for a ``pixel_loss``.
+    """
+
+    def __init__(self, dynamics: VideoDiT, heads: Heads, objective: Objective, decode: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
-        self.dynamics, self.heads, self.objective = dynamics, heads, objective
+        if objective.pixel_loss and decode is None:
+            raise ValueError(f"pixel_loss={objective.pixel_loss} needs a decoder: give decode, or set pixel_loss to 0")
+        self.dynamics, self.heads, self.objective, self.decode = dynamics, heads, objective, decode
 
     def streams(self, draw: Draw, context: Tensor, noisy: Tensor) -> FrameOutputs:
         """Run context latents ``(B, F, C, h, w)`` and noisy target latents ``(B, F - skip, C, h, w)`` through the network together."""
@@ -175,8 +191,21 @@ class DynamicsLoss(nn.Module):
         loss, logs = self._head_loss(out.hidden[:, :f], clip)
         logs = {"target": target_loss.detach(), "context": context_loss.detach(), **logs}
         fresh = draw.level[draw.shortcuts :] == 0
+        if o.pixel_loss:
+            pixels = self._pixel_loss(out.latents[:, f:], truth, draw)
+            loss, logs = loss + o.pixel_loss * pixels, {**logs, "pixels": pixels.detach()}
         logs["from_noise"] = (error[draw.shortcuts :] * fresh).sum().detach() / fresh.sum().clamp(min=1)
         return target_loss + o.context_loss * context_loss + loss, logs
+
+    def _pixel_loss(self, made: Tensor, truth: Tensor, draw: Draw) -> Tensor:
+        """Mean squared error between decoded estimates and decoded truth, both ``(B, F - skip, C, h, w)``, of the frames looked at."""
+        assert self.decode is not None
+        rows = torch.arange(len(made), device=made.device).unsqueeze(1)  # (B, 1)
+        weight = ramp_weight(draw.level, self.objective.weight_floor)[rows, draw.looked].flatten()  # (B * P,)
+        with torch.no_grad():
+            wanted = self.decode(truth[rows, draw.looked].flatten(0, 1))  # (B * P, 3, H, W)
+        frames = self.decode(made[rows, draw.looked].flatten(0, 1).to(truth.dtype))  # (B * P, 3, H, W)
+        return (weight * (frames.float() - wanted.float()).square().mean((1, 2, 3))).mean()
 
     def _head_loss(self, hidden: Tensor, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
         o, read = self.objective, self.heads(hidden)
@@ -232,6 +261,7 @@ class DynamicsTask:
             level=level.to(device),
             step=sizes.to(device),
             noise=torch.randn(clip.latents[:, o.skip :].shape, generator=generator).to(device),
+            looked=torch.randint(f - o.skip, (b, o.pixel_frames), generator=generator).to(device),
             shortcuts=shortcuts,
             self_rows=self_rows,
             rounds=int(torch.randint(1, o.self_rounds + 1, (), generator=generator)),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from omegaconf import DictConfig, OmegaConf
 
 from worldsim.checkpoint import load_component, save_component
@@ -94,7 +95,7 @@ def train_dynamics(cfg: DictConfig) -> None:
     """Train dynamics and heads on a tokenizer's latents by ``configs/train_dynamics.yaml``; the world is saved to ``cfg.out``/world."""
     store, folder = open_data(cfg), Path(cfg.out)
     check_counts(cfg, "batch_size", "clip", "context_frames", "sample_horizon")
-    tokenizer = open_tokenizer(cfg, store)
+    tokenizer = open_tokenizer(cfg, store).to(PartialState().device)
     with seeded(cfg.loop.seed):
         made = WorldBuilder(store, tokenizer, cfg, folder)
     trainer = Trainer(made.task, loop_config(cfg), folder)
