@@ -70,8 +70,8 @@ class Step:
     """What a step of B rows gives.
 
     Attributes:
-        frames: ``(B, H, W, 3)`` uint8.
-        latents: ``(B, C, h, w)`` float32.
+        frames: ``(B, H, W, 3)`` uint8; ``(B, 0, 0, 3)`` where they were not asked for.
+        latents: ``(B, C, h, w)`` float32, on the world's device.
         reward: ``(B,)`` float32, expected reward, inside the range seen in training.
         end: ``(B,)`` float32, probability that the episode ended with this step.
         state: ``(B, S)`` float32, labelled state in physical units.
@@ -84,6 +84,32 @@ class Step:
     end: NDArray[np.float32]
     state: NDArray[np.float32]
     finite: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TensorStep:
+    """What a step of B rows gives, on the world's device.
+
+    Attributes:
+        frames: ``(B, H, W, 3)`` uint8; ``(B, 0, 0, 3)`` where they were not asked for.
+        latents: ``(B, C, h, w)`` float32.
+        reward: ``(B,)`` float32, expected reward, inside the range seen in training.
+        end: ``(B,)`` float32, probability that the episode ended with this step.
+        state: ``(B, S)`` float32, labelled state in physical units.
+        finite: ``(B,)`` bool, False where the model gave NaN or infinity.
+    """
+
+    frames: Tensor
+    latents: Tensor
+    reward: Tensor
+    end: Tensor
+    state: Tensor
+    finite: Tensor
+
+    def numpy(self) -> Step:
+        """Bring it to the host."""
+        arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self) if f.name != "latents"}
+        return Step(latents=self.latents, **arrays)
 
 
 class Simulator:
@@ -101,6 +127,9 @@ class Simulator:
         self.sampling = sampling or world.spec.sampling
         self.config: Any = world.dynamics.config
         self.dynamics, self.device, self.dtype = world.dynamics, world.device, world.dynamics.place.dtype
+        self._state_mean, self._state_std = (
+            torch.tensor(values, dtype=torch.float32, device=self.device) for values in (self.spec.state_mean, self.spec.state_std)
+        )
 
     def start(self, contexts: Sequence[Context], seeds: Sequence[int]) -> State:
         """Begin one row a context; each is prepared on its own, so a row does not depend on the others.
@@ -148,7 +177,8 @@ class Simulator:
             positions=torch.arange(f, device=self.device)[None],
         )
         out = self.dynamics(inputs, training_mask(f, f, self.spec.window, self.device), estimate=False)
-        return self._first_state(out, seen, condition, seed), self._labels(self.world.heads(out.hidden[:, -1:]))
+        labels: NDArray[np.float32] = self._labels(self.world.heads(out.hidden[:, -1:])).cpu().numpy()
+        return self._first_state(out, seen, condition, seed), labels
 
     def _unfold(self, context: Context) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
         """Keep the newest frames that fit the window; show a single image twice, so that the world starts at rest.
@@ -175,15 +205,21 @@ class Simulator:
         position, seeds = torch.tensor([f], device=self.device), torch.tensor([seed], device=self.device)
         return State(keys, values, remembered, history, position, seeds, condition)
 
-    @torch.inference_mode()
-    def step(self, state: State, actions: NDArray[np.generic]) -> tuple[State, Step]:
+    def step(self, state: State, actions: NDArray[np.generic], *, decode: bool = True) -> tuple[State, Step]:
         """Move every row one frame on.
 
         Args:
             state: B rows.
             actions: ``(B, A)`` rows of the action space.
+            decode: Whether frames are wanted; latents cost less.
         """
-        features = torch.from_numpy(to_features(self.spec.action_space, actions))[:, None].to(self.device, self.dtype)  # (B, 1, A)
+        state, made = self.step_tensors(state, torch.from_numpy(to_features(self.spec.action_space, actions)), decode=decode)
+        return state, made.numpy()
+
+    @torch.inference_mode()
+    def step_tensors(self, state: State, features: Tensor, *, decode: bool = True) -> tuple[State, TensorStep]:
+        """Do as ``step``, with actions as features ``(B, A)`` (see ``worldsim.spaces.to_features``) and results on the world's device."""
+        features = features[:, None].to(self.device, self.dtype)  # (B, 1, A)
         drawn = np.stack([self._noise(int(s), int(p)) for s, p in zip(state.seed.tolist(), state.position.tolist(), strict=True)], axis=1)
         noise, context_noise = torch.from_numpy(drawn).to(self.device)[:, :, None]  # each (B, 1, C, h, w)
         mask = streaming_mask(state.position[:, None], state.remembered, self.spec.window)  # (B, 1, P + 1)
@@ -197,7 +233,7 @@ class Simulator:
         level = self.sampling.context_level
         seen = corrupt(latents, context_noise, torch.full(latents.shape[:2], level, device=self.device))  # (B, 1, C, h, w)
         out = run(seen, level, 0.0, estimate=False)
-        return self._remember(state, out, seen), self._read(latents[:, 0], out)
+        return self._remember(state, out, seen), self._read(latents[:, 0], out, decode=decode)
 
     def _forward(
         self, state: State, latents: Tensor, features: Tensor, mask: Tensor, *, level: float, size: float, estimate: bool
@@ -232,25 +268,34 @@ class Simulator:
             condition=state.condition,
         )
 
-    def _read(self, latents: Tensor, out: FrameOutputs) -> Step:
+    def _read(self, latents: Tensor, out: FrameOutputs, *, decode: bool) -> TensorStep:
         readings = self.world.heads(out.hidden)
-        frames = self.world.tokenizer.decode(latents.to(out.hidden.dtype)).float()  # (B, 3, H, W)
-        given = (frames, readings.state, readings.reward, readings.end_logit)
-        finite = torch.stack([torch.isfinite(x).flatten(1).all(1) for x in given]).all(0)  # (B,)
+        given = [latents, readings.state, readings.reward, readings.end_logit]
+        frames = torch.empty(len(latents), 0, 0, 3, dtype=torch.uint8, device=self.device)  # (B, 0, 0, 3)
+        if decode:
+            made = self.world.tokenizer.decode(latents.to(out.hidden.dtype)).float()  # (B, 3, H, W)
+            frames = to_uint8(made.nan_to_num())  # (B, H, W, 3)
+            given.append(made)
         low, high = self.spec.reward_range
-        return Step(
-            frames=to_uint8(frames.nan_to_num()).cpu().numpy(),
+        return TensorStep(
+            frames=frames,
             latents=latents,
-            reward=readings.reward[:, 0].clamp(low, high).cpu().numpy(),
-            end=readings.end_logit[:, 0].sigmoid().cpu().numpy(),
+            reward=readings.reward[:, 0].clamp(low, high),
+            end=readings.end_logit[:, 0].sigmoid(),
             state=self._labels(readings),
-            finite=finite.cpu().numpy(),
+            finite=torch.stack([torch.isfinite(x).flatten(1).all(1) for x in given]).all(0),
         )
 
-    def _labels(self, readings: Readings) -> NDArray[np.float32]:
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Turn latents ``(B, C, h, w)`` of earlier steps into frames ``(B, H, W, 3)``."""
+        frames = to_uint8(self.world.tokenizer.decode(latents.to(self.device, self.dtype)).float().nan_to_num())  # (B, H, W, 3)
+        decoded: NDArray[np.uint8] = frames.cpu().numpy()
+        return decoded
+
+    def _labels(self, readings: Readings) -> Tensor:
         """Return the labelled state ``(B, S)`` of one frame a row in physical units."""
-        std, mean = np.array(self.spec.state_std, np.float32), np.array(self.spec.state_mean, np.float32)
-        return np.asarray(readings.state[:, 0].cpu().numpy() * std + mean, dtype=np.float32)
+        return readings.state[:, 0].float() * self._state_std + self._state_mean  # (B, S)
 
     def _noise(self, seed: int, position: int) -> NDArray[np.float32]:
         """Draw the noise a frame starts from and the noise it is remembered with, ``(2, C, h, w)``."""
