@@ -184,6 +184,24 @@ def test_a_rollout_does_not_grow(world: WorldModel) -> None:
     assert all(step.finite.all() for step in steps)
 
 
+def test_sinks_stay_in_view_when_the_window_has_moved_on(deep: WorldModel) -> None:
+    actions, context = draw_actions(deep, 12, 1), deep.contexts[0]
+    plain, sunk = Simulator(deep), Simulator(deep, sink=2)
+    first, without = run(plain, plain.start([context], [9]), actions)
+    started = sunk.start([context], [9])
+    second, having = run(sunk, started, actions)
+    assert first.remembered[0].tolist() == [12, 13, 14, 15]
+    assert second.remembered[0].tolist() == [0, 1, 14, 15, 12, 13]
+    assert torch.equal(second.keys[..., :2, :], started.keys[..., :2, :])
+    same = [bool((a.latents - b.latents).abs().max() < 1e-5) for a, b in zip(without, having, strict=True)]
+    assert same[0]
+    assert not any(same[2:])
+    with pytest.raises(ValueError, match=r"state remembers 4 frames, this simulator 2 \+ 4: step it with its own sink"):
+        sunk.step(first, actions[0])
+    with pytest.raises(ValueError, match="sink=-1 must be 0 or more"):
+        Simulator(deep, sink=-1)
+
+
 # ---------------------------------------------------------------- rows as values
 
 

@@ -120,10 +120,17 @@ class Simulator:
     Args:
         world: The trained world.
         sampling: How frames are made; the world's own by default.
+        sink: First frames of a rollout that stay in view for ever beside the window (attention sinks, Xiao et al. 2024, section 3.2).
+            0 is what worlds are trained with.
+
+    Raises:
+        ValueError: ``sink`` is negative.
     """
 
-    def __init__(self, world: WorldModel, *, sampling: Sampling | None = None) -> None:
-        self.world, self.spec = world, world.spec
+    def __init__(self, world: WorldModel, *, sampling: Sampling | None = None, sink: int = 0) -> None:
+        if sink < 0:
+            raise ValueError(f"sink={sink} must be 0 or more frames")
+        self.world, self.spec, self.sink = world, world.spec, sink
         self.sampling = sampling or world.spec.sampling
         self.config: Any = world.dynamics.config
         self.dynamics, self.device, self.dtype = world.dynamics, world.device, world.dynamics.place.dtype
@@ -197,7 +204,7 @@ class Simulator:
 
     def _first_state(self, out: FrameOutputs, seen: Tensor, condition: Tensor, seed: int) -> State:
         f, window, h = seen.shape[1], self.spec.window, self.config.history
-        empty = window - f
+        empty = self.sink + window - f
         remembered = torch.cat((torch.arange(f), torch.full((empty,), -1)))[None].to(self.device)  # (1, P)
         newest = seen.flip(1)[:, :h]  # (1, <=H, C, h, w)
         history = torch.cat((newest, newest.new_zeros(1, h - newest.shape[1], *newest.shape[2:])), dim=1)  # (1, H, C, h, w)
@@ -219,10 +226,13 @@ class Simulator:
     @torch.inference_mode()
     def step_tensors(self, state: State, features: Tensor, *, decode: bool = True) -> tuple[State, TensorStep]:
         """Do as ``step``, with actions as features ``(B, A)`` (see ``worldsim.spaces.to_features``) and results on the world's device."""
+        if state.remembered.shape[1] != self.sink + self.spec.window:
+            slots = state.remembered.shape[1]
+            raise ValueError(f"state remembers {slots} frames, this simulator {self.sink} + {self.spec.window}: step it with its own sink")
         features = features[:, None].to(self.device, self.dtype)  # (B, 1, A)
         drawn = np.stack([self._noise(int(s), int(p)) for s, p in zip(state.seed.tolist(), state.position.tolist(), strict=True)], axis=1)
         noise, context_noise = torch.from_numpy(drawn).to(self.device)[:, :, None]  # each (B, 1, C, h, w)
-        mask = streaming_mask(state.position[:, None], state.remembered, self.spec.window)  # (B, 1, P + 1)
+        mask = streaming_mask(state.position[:, None], state.remembered, self.spec.window, sink=self.sink)  # (B, 1, P + 1)
 
         def run(latents: Tensor, level: float, size: float, *, estimate: bool = True) -> FrameOutputs:
             return self._forward(state, latents, features, mask, level=level, size=size, estimate=estimate)
@@ -254,8 +264,9 @@ class Simulator:
         return out
 
     def _remember(self, state: State, out: FrameOutputs, seen: Tensor) -> State:
-        slots = torch.arange(self.spec.window, device=self.device)
-        here = slots == (state.position % self.spec.window)[:, None]  # (B, P)
+        turned = self.sink + (state.position - self.sink) % self.spec.window  # (B,)
+        slot = torch.where(state.position < self.sink, state.position, turned)  # (B,)
+        here = torch.arange(state.remembered.shape[1], device=self.device) == slot[:, None]  # (B, P)
         spread = here[:, None, None, None, :, None]  # (B, 1, 1, 1, P, 1)
         history = torch.cat((seen.to(state.history.dtype), state.history), dim=1)[:, : state.history.shape[1]]  # (B, H, C, h, w)
         return State(

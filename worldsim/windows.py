@@ -29,19 +29,20 @@ def training_mask(frames: int, skip: int, window: int, device: torch.device | No
     return additive(in_window | same).unsqueeze(0)
 
 
-def streaming_mask(positions: Tensor, remembered: Tensor, window: int) -> Tensor:
+def streaming_mask(positions: Tensor, remembered: Tensor, window: int, *, sink: int = 0) -> Tensor:
     """Return the mask of one new frame a row over remembered frames and itself.
 
     Args:
         positions: ``(B, 1)`` absolute number of the new frame.
         remembered: ``(B, P)`` absolute numbers of remembered frames, negative where a slot is empty.
         window: Past frames that may be seen.
+        sink: First frames of the rollout that may be seen for ever.
 
     Returns:
         ``(B, 1, P + 1)`` additive.
     """
     gap = positions - remembered  # (B, P)
-    seen = (remembered >= 0) & (gap >= 1) & (gap <= window)  # (B, P)
+    seen = (remembered >= 0) & (gap >= 1) & ((gap <= window) | (remembered < sink))  # (B, P)
     return additive(torch.cat((seen, torch.ones_like(seen[:, :1])), dim=1)).unsqueeze(1)
 
 
