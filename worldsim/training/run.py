@@ -86,6 +86,9 @@ def train_tokenizer(cfg: DictConfig) -> float:
     trainer.run()
     with trainer.averaged():
         quality = float(psnr(heldout, reconstruct(autoencoder, heldout)).mean())
+    if not trainer.accelerator.is_main_process:
+        return quality
+    with trainer.averaged():
         save_component(autoencoder, folder / "tokenizer")
     print(f"held-out PSNR {quality:.2f} dB over {len(heldout):,} frames; tokenizer saved to {folder / 'tokenizer'}")
     return quality
@@ -96,10 +99,12 @@ def train_dynamics(cfg: DictConfig) -> None:
     store, folder = open_data(cfg), Path(cfg.out)
     check_counts(cfg, "batch_size", "clip", "context_frames", "sample_horizon")
     tokenizer = open_tokenizer(cfg, store).to(PartialState().device)
-    with seeded(cfg.loop.seed):
+    with seeded(cfg.loop.seed), PartialState().main_process_first():  # who comes second finds the latents encoded
         made = WorldBuilder(store, tokenizer, cfg, folder)
     trainer = Trainer(made.task, loop_config(cfg), folder)
     trainer.run()
+    if not trainer.accelerator.is_main_process:
+        return
     with trainer.averaged():
         made.world().save_pretrained(folder / "world")
     print(f"world saved to {folder / 'world'}: worldsim evaluate world={folder / 'world'} data.path={cfg.data.path}")
