@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
+from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
-from worldsim.spaces import to_row
+from worldsim.spaces import is_integer, row_size, to_row
 
 
 def action_row(space: Space[Any], action: Any) -> NDArray[Any]:
@@ -29,6 +30,51 @@ def action_row(space: Space[Any], action: Any) -> NDArray[Any]:
     if not inside:
         raise ValueError(f"action {action!r} is outside {space}: {_way_out(space)}")
     return to_row(space, fitted)
+
+
+def action_rows(space: Space[Any], actions: Any, skip: NDArray[np.bool_]) -> NDArray[Any]:
+    """Check a batch of actions and lay it out as ``(B, A)``.
+
+    Args:
+        space: The space of one action.
+        actions: B of them, as ``batch_space(space, B)`` lays them out.
+        skip: ``(B,)`` bool, True where an action counts for nothing: it is not looked at, and its row is of no use.
+
+    Raises:
+        ValueError: There are not B actions, or one is not in ``space``.
+    """
+    quick = _box_rows(space, actions, skip)
+    if quick is not None:
+        return quick
+    given = _single(space, actions, len(skip))
+    rows = np.zeros((len(skip), row_size(space)), np.int64 if is_integer(space) else np.float32)
+    for row in np.flatnonzero(~skip).tolist():
+        try:
+            rows[row] = action_row(space, given[row])
+        except ValueError as error:
+            raise ValueError(f"row {row}: {error}") from error
+    return rows
+
+
+def _box_rows(space: Space[Any], actions: Any, skip: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+    """Lay a batch out at once, where all is well and the space is a Box of real numbers."""
+    if not isinstance(space, spaces.Box) or not isinstance(actions, np.ndarray) or not np.issubdtype(space.dtype, np.floating):
+        return None
+    if actions.shape != (len(skip), *space.shape) or not np.issubdtype(actions.dtype, np.floating):
+        return None
+    fitted = actions.astype(space.dtype, copy=False)
+    inside = ((fitted >= space.low) & (fitted <= space.high)).reshape(len(skip), -1).all(1)
+    return fitted.reshape(len(skip), -1).astype(np.float32) if (inside | skip).all() else None
+
+
+def _single(space: Space[Any], actions: Any, count: int) -> Sequence[Any]:
+    try:
+        given = list(iterate(batch_space(space, count), actions))
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise ValueError(f"actions {actions!r} are no batch of {count} of {space}: give what action_space.sample() gives") from error
+    if len(given) != count:
+        raise ValueError(f"there are {len(given)} actions for {count} rows: give what action_space lays out, as action_space.sample()")
+    return given
 
 
 def _cast(space: Space[Any], action: Any) -> Any:

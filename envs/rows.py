@@ -1,4 +1,4 @@
-"""Episodes of B rows in a learned world: what the single and the batched environment both stand on."""
+"""Episodes of B rows in a learned world: what every environment of it stands on."""
 
 from __future__ import annotations
 
@@ -8,43 +8,52 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import Tensor
 
 from worldsim.contexts import Context
-from worldsim.envs.start import Starts
+from worldsim.envs.snapshot import WorldSnapshot, generator_from
+from worldsim.envs.start import Start, Starts
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator, State
-from worldsim.types import Frames
+from worldsim.tokenizer import to_model, to_uint8
 
 NOT_FINITE = "model gave values that are not finite"
 """``info["truncation_reason"]`` where a world broke down."""
 
+OBSERVATIONS = ("frame", "latent")
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step of B rows gave.
+    """What a step of B rows gave, on the world's device.
 
     Attributes:
-        frames: ``(B, H, W, 3)`` uint8, its own memory.
-        rewards: ``(B,)`` float64.
+        observations: ``(B, H, W, 3)`` uint8 frames or ``(B, C, h, w)`` float32 latents.
+        rewards: ``(B,)`` float32.
         terminated: ``(B,)`` bool.
         truncated: ``(B,)`` bool.
-        infos: One a row.
+        finite: ``(B,)`` bool, False where the world broke down.
+        labels: ``(B, S)`` float32, the labelled state.
     """
 
-    frames: Frames
-    rewards: NDArray[np.float64]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    infos: list[dict[str, Any]]
+    observations: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    finite: Tensor
+    labels: Tensor
 
 
 class Rows:
-    """B episodes that run side by side.
+    """B episodes that run side by side, as tensors on the world's device.
 
     A step terminates an episode where the world gives its end a probability above one half. It truncates an episode at the
-    horizon, and where the model gives NaN or infinity: the last good frame and state are then given again, with reward 0 and
-    ``truncation_reason`` in the info.
+    horizon, and where the model gives NaN or infinity: the last good observation and state are then given again, with reward 0.
+
+    Tensors are replaced, never written into: what was handed out stays as it was.
 
     Args:
         world: Name of a shipped world, folder, or Hub repository.
@@ -54,9 +63,10 @@ class Rows:
         horizon: Most steps of an episode; None for no limit.
         context: See ``Starts``.
         conditioning: See ``Starts``.
+        observation: ``frame`` or ``latent``.
 
     Raises:
-        ValueError: The world cannot be loaded, or a number is out of its range.
+        ValueError: The world cannot be loaded, or an argument is out of its range.
     """
 
     def __init__(
@@ -69,21 +79,31 @@ class Rows:
         horizon: int | None,
         context: Any,
         conditioning: Mapping[str, Any] | None,
+        observation: str = "frame",
     ) -> None:
-        if count < 1:
-            raise ValueError(f"num_envs={count} must be 1 or more")
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+            raise ValueError(f"num_envs={count!r} must be a whole number, 1 or more")
         if horizon is not None and horizon < 1:
             raise ValueError(f"horizon={horizon} must be 1 or more steps, or None for no limit")
-        model = WorldModel.from_pretrained(world, device=device or "cpu")
+        if observation not in OBSERVATIONS:
+            raise ValueError(f"observation={observation!r} is unknown: use 'frame' or 'latent'")
+        self.model = model = WorldModel.from_pretrained(world, device=device or "cpu")
         self.spec, self.horizon, self.fingerprint = model.spec, horizon, model.fingerprint
         sampling = model.spec.sampling if steps is None else dataclasses.replace(model.spec.sampling, steps=steps)
-        self.simulator = Simulator(model, sampling=sampling)
+        self.simulator, self.device = Simulator(model, sampling=sampling), model.device
         self.starts = Starts(model, context=context, conditioning=conditioning)
+        self.latent = observation == "latent"
+        self.space = _space(model, latent=self.latent)
         self.state: State | None = None
-        self.frames: Frames = np.zeros((count, *self.spec.frame_size, 3), np.uint8)
-        self.labels = np.zeros((count, len(self.spec.state_names)), np.float32)
-        self.elapsed = np.zeros(count, np.int64)
+        self.observations = torch.zeros((count, *self.space.shape), dtype=torch.float32 if self.latent else torch.uint8, device=self.device)
+        self.labels = torch.zeros(count, len(self.spec.state_names), device=self.device)
+        self.elapsed = torch.zeros(count, dtype=torch.int64, device=self.device)
         self.over = np.ones(count, np.bool_)
+        self.generators: list[np.random.Generator | None] = [None] * count
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.over)
 
     @property
     def fps(self) -> float:
@@ -95,6 +115,14 @@ class Rows:
         checkpoint = {"name": self.spec.name, "sha256": self.fingerprint}
         return {"render_modes": ["rgb_array", "human"], "render_fps": self.fps, "checkpoint": checkpoint}
 
+    def frames(self) -> Tensor:
+        """Return the newest frames ``(B, H, W, 3)`` uint8; latents are decoded for it."""
+        if not self.latent:
+            return self.observations.clone()
+        with torch.no_grad():
+            made = self.model.tokenizer.decode(self.observations.to(self.simulator.dtype))  # (B, 3, H, W)
+            return to_uint8(made.float().nan_to_num())  # (B, H, W, 3)
+
     def reset(
         self, rows: Sequence[int], generators: Sequence[np.random.Generator], options: Sequence[Mapping[str, Any] | None]
     ) -> list[dict[str, Any]]:
@@ -102,7 +130,7 @@ class Rows:
 
         Args:
             rows: The n rows, ascending.
-            generators: One for each, what is drawn is drawn from it.
+            generators: One for each, what is drawn is drawn from it and from now on is the row's.
             options: One for each, see ``Starts.draw``.
 
         Raises:
@@ -110,31 +138,108 @@ class Rows:
         """
         starts = [self.starts.draw(own, generator) for own, generator in zip(options, generators, strict=True)]
         state, labels = self.simulator.begin([start.context for start in starts], [start.seed for start in starts])
-        self.state = state if self.state is None or len(rows) == len(self.over) else self.state.put(rows, state)
-        self.frames[rows] = [start.context.frames[-1] for start in starts]
-        self.labels[rows] = labels
-        self.elapsed[rows] = 0
-        self.over[rows] = False
-        return [{"state": self._labels(row), **_told(start.context)} for row, start in zip(rows, starts, strict=True)]
+        observations = torch.cat([self._observe(start) for start in starts])
+        self._put(rows, state, observations, torch.from_numpy(labels).to(self.device), torch.zeros_like(self.elapsed[: len(rows)]))
+        self.over[list(rows)] = False
+        for row, generator in zip(rows, generators, strict=True):
+            self.generators[row] = generator
+        told = self.labelled(self.labels, rows)
+        return [{"state": own, **_told(start.context)} for own, start in zip(told, starts, strict=True)]
 
-    def step(self, actions: NDArray[Any]) -> Outcome:
-        """Move every row one frame on by ``actions (B, A)``."""
+    def step(self, features: Tensor) -> Outcome:
+        """Move every row one frame on by actions as features ``(B, F)``."""
         assert self.state is not None, "reset comes before step"
-        self.state, step = self.simulator.step(self.state, actions)
-        self.frames = np.where(step.finite[:, None, None, None], step.frames, self.frames)
-        self.labels = np.where(step.finite[:, None], step.state, self.labels)
-        self.elapsed += 1
-        terminated = step.finite & (step.end > 0.5)
-        late = np.zeros_like(terminated) if self.horizon is None else self.elapsed >= self.horizon
-        truncated = ~terminated & (late | ~step.finite)
-        self.over = terminated | truncated
-        infos: list[dict[str, Any]] = [{"state": self._labels(row)} for row in range(len(self.over))]
-        for row in np.flatnonzero(~step.finite):
-            infos[row]["truncation_reason"] = NOT_FINITE
-        return Outcome(self.frames.copy(), np.where(step.finite, step.reward, 0.0).astype(np.float64), terminated, truncated, infos)
+        self.state, made = self.simulator.step_tensors(self.state, features, decode=not self.latent)
+        newest = made.latents.float() if self.latent else made.frames
+        finite = made.finite.clone()
+        self.observations = torch.where(finite[:, None, None, None], newest, self.observations)
+        self.labels = torch.where(finite[:, None], made.state.float(), self.labels)
+        self.elapsed = self.elapsed + 1
+        terminated = finite & (made.end > 0.5)
+        late = ~finite if self.horizon is None else ~finite | (self.elapsed >= self.horizon)
+        truncated = ~terminated & late
+        self.over = to_host(terminated | truncated)
+        return Outcome(self.observations, torch.where(finite, made.reward.float(), 0.0), terminated, truncated, finite, self.labels)
 
-    def _labels(self, row: int) -> dict[str, float]:
-        return dict(zip(self.spec.state_names, self.labels[row].tolist(), strict=True))
+    def labelled(self, labels: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+        """Return the labelled state of ``rows`` by name, from ``labels (B, S)``."""
+        values = labels.tolist()
+        return [dict(zip(self.spec.state_names, values[row], strict=True)) for row in rows]
+
+    def clone(self, rows: Sequence[int], *, include_rng: bool) -> WorldSnapshot:
+        """Return a snapshot of ``rows``, in that order.
+
+        Raises:
+            ValueError: There is nothing to copy yet.
+        """
+        if self.state is None:
+            raise ValueError("there is no state to clone yet: call reset() first")
+        index = self._index(rows)
+        return WorldSnapshot(
+            world=self.model,
+            latent=self.latent,
+            state=self.state.take(rows),
+            observations=self.observations[index],
+            labels=self.labels[index],
+            elapsed=self.elapsed[index],
+            over=self.over[list(rows)],
+            generators=tuple(_bits(self.generators[row]) if include_rng else None for row in rows),
+        )
+
+    def restore(self, snapshot: WorldSnapshot, rows: Sequence[int]) -> None:
+        """Put the snapshot's rows in the place of ``rows``; a snapshot of one row goes to all of them.
+
+        Raises:
+            ValueError: The snapshot is of another checkpoint, device, kind of observation or number of rows.
+        """
+        snapshot.check(self.model, latent=self.latent)
+        source = [0] * len(rows) if len(snapshot) == 1 else list(range(len(snapshot)))
+        if len(source) != len(rows):
+            raise ValueError(f"snapshot holds {len(snapshot)} rows, {len(rows)} are to be restored: name as many, or clone a single one")
+        if self.state is None and len(rows) != len(self):
+            raise ValueError(f"rows {list(rows)} cannot be restored before the first reset: call reset() first, or restore all rows")
+        index = self._index(source)
+        self._put(rows, snapshot.state.take(source), snapshot.observations[index], snapshot.labels[index], snapshot.elapsed[index])
+        self.over[list(rows)] = snapshot.over[source]
+        for row, origin in zip(rows, source, strict=True):
+            if (bits := snapshot.generators[origin]) is not None:
+                self.generators[row] = generator_from(bits)
+            elif self.generators[row] is None:
+                self.generators[row] = np.random.default_rng()
+
+    def _put(self, rows: Sequence[int], state: State, observations: Tensor, labels: Tensor, elapsed: Tensor) -> None:
+        index = self._index(rows)
+        whole = len(rows) == len(self)
+        order = np.argsort(rows).tolist()
+        self.state = (state if order == list(rows) else state.take(order)) if self.state is None or whole else self.state.put(rows, state)
+        self.observations = self.observations.index_copy(0, index, observations)
+        self.labels = self.labels.index_copy(0, index, labels)
+        self.elapsed = self.elapsed.index_copy(0, index, elapsed)
+
+    def _index(self, rows: Sequence[int]) -> Tensor:
+        return torch.as_tensor(list(rows), dtype=torch.int64, device=self.device)
+
+    @torch.no_grad()
+    def _observe(self, start: Start) -> Tensor:
+        """Return the start's last frame as an observation ``(1, ...)``; each on its own, so a row does not depend on the others."""
+        frame = torch.tensor(start.context.frames[-1:], device=self.device)  # (1, H, W, 3)
+        return self.model.tokenizer.encode(to_model(frame).to(self.simulator.dtype)).float() if self.latent else frame
+
+
+def to_host(values: Tensor) -> NDArray[Any]:
+    """Return a copy as a NumPy array."""
+    array: NDArray[Any] = values.to("cpu", copy=True).numpy()
+    return array
+
+
+def _space(model: WorldModel, *, latent: bool) -> spaces.Box:
+    if latent:
+        return spaces.Box(-np.inf, np.inf, tuple(model.tokenizer.latent_shape), np.float32)
+    return spaces.Box(0, 255, (*model.spec.frame_size, 3), np.uint8)
+
+
+def _bits(generator: np.random.Generator | None) -> Mapping[str, Any] | None:
+    return None if generator is None else generator.bit_generator.state
 
 
 def _told(context: Context) -> dict[str, Any]:

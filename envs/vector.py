@@ -7,25 +7,33 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
-from gymnasium.error import ResetNeeded
-from gymnasium.utils import seeding
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space, iterate
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from worldsim.envs.actions import action_row
-from worldsim.envs.rows import Rows
+from worldsim.envs.actions import action_rows
+from worldsim.envs.batch import Batch, Taken
+from worldsim.envs.keys import rest_action
+from worldsim.envs.rows import Rows, to_host
+from worldsim.envs.snapshot import WorldSnapshot
 from worldsim.envs.window import Window
+from worldsim.spaces import to_features, to_row
 from worldsim.types import Actions, Frames
 
 
-class WorldSimVectorEnv(VectorEnv[Frames, Actions, NDArray[Any]]):
+class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
     """B episodes in a learned world, stepped as one batch.
 
     Row i seeded with s gives what ``WorldSimEnv`` seeded with s gives (frames within 1/255), whatever its neighbours do.
-    Autoreset is disabled: whoever steps resets the rows that are over, by ``options={"reset_mask": terminated | truncated}``.
     Infos are in Gymnasium's vector layout: arrays ``(B,)`` beside masks ``_name``; what they hold is said at ``WorldSimEnv``.
+
+    Rows that are over start anew as in Gymnasium's ``SyncVectorEnv``, by ``autoreset_mode``:
+
+    - ``NextStep``: the next step starts them; it ignores their action and gives reward 0 and no flag.
+    - ``SameStep``: the step that ended them starts them; the last observation and info are ``infos["final_obs"]`` and
+      ``infos["final_info"]``.
+    - ``Disabled``: whoever steps resets them, by ``options={"reset_mask": terminated | truncated}``.
 
     Args:
         num_envs: B.
@@ -37,13 +45,14 @@ class WorldSimVectorEnv(VectorEnv[Frames, Actions, NDArray[Any]]):
         steps: Denoising steps a frame; None for the world's own number.
         context: Where episodes start unless a reset says otherwise; None draws one of the world's own for each.
         conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
-        autoreset_mode: Only ``Disabled`` so far.
+        observation: ``frame`` for ``(H, W, 3)`` uint8, or ``latent`` for ``(C, h, w)`` float32, which costs no decoding.
+        autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
 
     Raises:
         ValueError: The world cannot be loaded, or an argument is out of its range.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 25, "autoreset_mode": AutoresetMode.DISABLED}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 25, "autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(
         self,
@@ -57,11 +66,11 @@ class WorldSimVectorEnv(VectorEnv[Frames, Actions, NDArray[Any]]):
         steps: int | None = None,
         context: Any = None,
         conditioning: Mapping[str, Any] | None = None,
-        autoreset_mode: str | AutoresetMode = AutoresetMode.DISABLED,
+        observation: str = "frame",
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
     ) -> None:
         if render_mode not in (None, "rgb_array", "human"):
             raise ValueError(f"render_mode={render_mode!r} is unknown: use 'rgb_array', 'human' or None")
-        self.autoreset_mode = _mode(autoreset_mode)
         limits = [limit for limit in (horizon, max_episode_steps) if limit is not None]
         self.rows = Rows(
             world,
@@ -71,19 +80,22 @@ class WorldSimVectorEnv(VectorEnv[Frames, Actions, NDArray[Any]]):
             horizon=min(limits, default=None),
             context=context,
             conditioning=conditioning,
+            observation=observation,
         )
+        self.batch = Batch(self.rows, autoreset_mode)
+        self.autoreset_mode = self.batch.mode
         self.num_envs, self.render_mode, self.world_spec = num_envs, render_mode, self.rows.spec
         self.metadata = {**self.rows.metadata(), "autoreset_mode": self.autoreset_mode}
         self.single_action_space = deepcopy(self.world_spec.action_space)  # its own randomness
-        self.single_observation_space = spaces.Box(0, 255, (*self.world_spec.frame_size, 3), np.uint8)
+        self.single_observation_space = self.rows.space
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._generators: list[np.random.Generator | None] = [None] * num_envs
+        self._rest = to_row(self.single_action_space, rest_action(self.single_action_space))
         self._window = Window(self.world_spec.name, self.rows.fps) if render_mode == "human" else None
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Frames, dict[str, Any]]:
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Start episodes.
 
         Args:
@@ -92,104 +104,95 @@ class WorldSimVectorEnv(VectorEnv[Frames, Actions, NDArray[Any]]):
                 B dicts, the options of each row as in ``WorldSimEnv.reset``. Other keys hold for all rows.
 
         Returns:
-            The newest frames of all rows ``(B, H, W, 3)``, and infos of the rows that were started.
+            The newest observations of all rows ``(B, ...)``, and infos of the rows that were started.
 
         Raises:
             ValueError: An option is unknown, or what it names is not there or does not fit the world; no row has changed then.
         """
-        rest = dict(options or {})
-        mask = self._mask(rest.pop("reset_mask", None))
-        rows = [int(row) for row in np.flatnonzero(mask)]
-        own = self._row_options(rest)
-        seeds = self._seeds(seed)
-        for row in rows:
-            if seeds[row] is not None or self._generators[row] is None:
-                self._generators[row], _ = seeding.np_random(seeds[row])
-        generators = [generator for row in rows if (generator := self._generators[row]) is not None]
-        found = self.rows.reset(rows, generators, [own[row] for row in rows])
+        infos: dict[str, Any] = {}
+        for row, info in self.batch.reset(seed, options).items():
+            infos = self._add_info(infos, info, row)
         self._show()
-        return self.rows.frames.copy(), self._infos(rows, found)
+        return to_host(self.rows.observations), infos
 
-    def step(self, actions: Actions) -> tuple[Frames, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def step(self, actions: Actions) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Move every row one frame on.
 
         Args:
             actions: A batch as ``action_space`` lays it out.
 
         Returns:
-            Frames ``(B, H, W, 3)``, rewards, terminated, truncated, each ``(B,)``, and infos.
+            Observations ``(B, ...)``, rewards, terminated, truncated, each ``(B,)``, and infos.
 
         Raises:
             ValueError: There are not B actions, or one is outside its space.
-            ResetNeeded: A row has no running episode.
+            ResetNeeded: There was no reset, or a row is over and autoreset is disabled.
         """
-        if self.rows.over.any():
-            over = np.flatnonzero(self.rows.over).tolist()
-            way_out = "call reset() first" if self.rows.state is None else "reset them by options={'reset_mask': terminated | truncated}"
-            raise ResetNeeded(f"rows {over} have no running episode, and autoreset is disabled: {way_out}")
-        out = self.rows.step(self._action_rows(actions))
+        waiting = self.batch.waiting()
+        rows = action_rows(self.single_action_space, actions, waiting)
+        rows[waiting] = self._rest
+        taken = self.batch.step(torch.from_numpy(to_features(self.single_action_space, rows)), waiting)
+        out = taken.outcome
         self._show()
-        return out.frames, out.rewards, out.terminated, out.truncated, self._infos(range(self.num_envs), out.infos)
+        infos = self._infos(taken)
+        return to_host(self.rows.observations), to_host(out.rewards.double()), to_host(out.terminated), to_host(out.truncated), infos
 
     def render(self) -> tuple[Frames, ...] | None:
         """Return the newest frame of each row with ``render_mode="rgb_array"``; show them with ``"human"``."""
         self._show()
-        return tuple(self.rows.frames.copy()) if self.render_mode == "rgb_array" else None
+        return tuple(to_host(self.rows.frames())) if self.render_mode == "rgb_array" else None
 
     def close_extras(self) -> None:
         """Close the window, if there is one."""
         if self._window is not None:
             self._window.close()
 
-    def _mask(self, given: Any) -> NDArray[np.bool_]:
-        if given is None:
-            return np.ones(self.num_envs, np.bool_)
-        if not isinstance(given, np.ndarray) or given.dtype != np.bool_ or given.shape != (self.num_envs,) or not given.any():
-            raise ValueError(f"reset_mask={given!r} must be a bool array of shape ({self.num_envs},) with at least one True")
-        if self.rows.state is None and not given.all():
-            raise ResetNeeded("the first reset starts all rows: leave reset_mask out")
-        return given
+    def clone_state(self, indices: Sequence[int] | NDArray[Any] | int | None = None, *, include_rng: bool = True) -> WorldSnapshot:
+        """Return a snapshot of rows, a value that nothing changes any more.
 
-    def _row_options(self, rest: dict[str, Any]) -> list[dict[str, Any]]:
-        given = rest.pop("rows", None)
-        if given is None:
-            return [rest] * self.num_envs
-        if not isinstance(given, Sequence) or len(given) != self.num_envs:
-            raise ValueError(f"options['rows']={given!r} must be a list of {self.num_envs} mappings, one a row")
-        return [{**rest, **(row or {})} for row in given]
+        Args:
+            indices: The rows, in any order and as often as wanted; None for all.
+            include_rng: Whether later starts are to be drawn as they will be here. A running episode never depends on it.
 
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
-        if seed is None:
-            return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            return [int(seed) + row for row in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"there are {len(seed)} seeds for {self.num_envs} rows: give one a row, or an int")
-        return [None if one is None else int(one) for one in seed]
+        Raises:
+            ValueError: There is no such row, or there was no reset yet.
+        """
+        return self.batch.clone_state(indices, include_rng=include_rng)
 
-    def _action_rows(self, actions: Actions) -> NDArray[Any]:
-        given = list(iterate(self.action_space, actions))
-        if len(given) != self.num_envs:
-            raise ValueError(
-                f"there are {len(given)} actions for {self.num_envs} rows: give what action_space lays out, as action_space.sample()"
-            )
-        return np.stack([action_row(self.single_action_space, action) for action in given])
+    def restore_state(self, snapshot: WorldSnapshot | bytes, indices: Sequence[int] | NDArray[Any] | int | None = None) -> NDArray[Any]:
+        """Go on from a snapshot: bit-equal in rows of the same batch size, within 1/255 in others.
 
-    def _infos(self, rows: Sequence[int], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        Args:
+            snapshot: What ``clone_state`` gave here or in the single environment, or its ``to_bytes()``. One row may go to many.
+            indices: The rows to put it in; None for all.
+
+        Returns:
+            The newest observations of all rows ``(B, ...)``.
+
+        Raises:
+            ValueError: There is no such row or it is named twice, or the snapshot is of another checkpoint, kind of
+                observation or number of rows.
+        """
+        self.batch.restore_state(snapshot, indices)
+        self._show()
+        return to_host(self.rows.observations)
+
+    def _infos(self, taken: Taken) -> dict[str, Any]:
         infos: dict[str, Any] = {}
-        for row, info in zip(rows, found, strict=True):
+        for row in taken.ended:
+            final = {"final_obs": to_host(taken.outcome.observations[row]), "final_info": self.batch.info(taken, row)}
+            infos = self._add_info(infos, final, row)
+        everywhere = np.ones(self.num_envs, np.bool_)
+        labels = to_host(self.rows.labels).astype(np.float64)
+        state = {name: labels[:, i].copy() for i, name in enumerate(self.world_spec.state_names)}
+        infos |= {"state": state | {f"_{name}": everywhere.copy() for name in state}, "_state": everywhere}
+        for row in np.flatnonzero(taken.broken).tolist():
+            if row not in taken.started:
+                infos = self._add_info(infos, {"truncation_reason": self.batch.info(taken, row)["truncation_reason"]}, row)
+        for row, info in taken.started.items():
             infos = self._add_info(infos, info, row)
         return infos
 
     def _show(self) -> None:
         if self._window is not None:
-            self._window.show(np.concatenate(tuple(self.rows.frames), axis=1))
-
-
-def _mode(given: str | AutoresetMode) -> AutoresetMode:
-    mode = AutoresetMode(given)
-    if mode is not AutoresetMode.DISABLED:
-        raise ValueError(
-            f"autoreset_mode={mode.value!r} is not there yet: use 'Disabled', and reset rows that are over by options={{'reset_mask': ...}}"
-        )
-    return mode
+            self._window.show(np.concatenate(tuple(to_host(self.rows.frames())), axis=1))

@@ -7,22 +7,25 @@ from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
+from numpy.typing import NDArray
 
 from worldsim.envs.actions import action_row
 from worldsim.envs.keys import keys_to_action
-from worldsim.envs.rows import Rows
+from worldsim.envs.rows import NOT_FINITE, Rows, to_host
+from worldsim.envs.snapshot import WorldSnapshot, as_snapshot
 from worldsim.envs.window import Window
+from worldsim.spaces import to_features
 from worldsim.types import Frames
 
 
-class WorldSimEnv(gym.Env[Frames, Any], EzPickle):
+class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
     """One episode at a time in a learned world.
 
-    Observations: frames ``(H, W, 3)`` uint8; the first is the last frame of the start context.
+    Observations: frames ``(H, W, 3)`` uint8, or latents ``(C, h, w)`` float32; the first is the last frame of the start context.
     Actions: the action space of the simulator that the world was learned from.
     Reward: what the world expects the simulator would give, inside the range of its training data.
 
@@ -41,6 +44,7 @@ class WorldSimEnv(gym.Env[Frames, Any], EzPickle):
         steps: Denoising steps a frame; None for the world's own number. More is slower and can be sharper.
         context: Where episodes start unless a reset says otherwise; see ``reset``. None draws one of the world's own.
         conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
+        observation: ``frame`` or ``latent``; latents cost no decoding, and ``render`` still shows frames.
 
     Raises:
         ValueError: The world cannot be loaded, or an argument is out of its range.
@@ -58,20 +62,27 @@ class WorldSimEnv(gym.Env[Frames, Any], EzPickle):
         steps: int | None = None,
         context: Any = None,
         conditioning: Mapping[str, Any] | None = None,
+        observation: str = "frame",
     ) -> None:
-        EzPickle.__init__(
-            self, world, render_mode=render_mode, horizon=horizon, device=device, steps=steps, context=context, conditioning=conditioning
-        )
+        given: dict[str, Any] = {
+            "horizon": horizon,
+            "device": device,
+            "steps": steps,
+            "context": context,
+            "conditioning": conditioning,
+            "observation": observation,
+        }
+        EzPickle.__init__(self, world, render_mode=render_mode, **given)
         if render_mode not in (None, "rgb_array", "human"):
             raise ValueError(f"render_mode={render_mode!r} is unknown: use 'rgb_array', 'human' or None")
-        self.rows = Rows(world, count=1, device=device, steps=steps, horizon=horizon, context=context, conditioning=conditioning)
+        self.rows = Rows(world, count=1, **given)
         self.render_mode, self.metadata = render_mode, self.rows.metadata()
         self.world_spec = self.rows.spec
         self.action_space = deepcopy(self.world_spec.action_space)  # its own randomness
-        self.observation_space = spaces.Box(0, 255, (*self.world_spec.frame_size, 3), np.uint8)
+        self.observation_space = self.rows.space
         self._window = Window(self.world_spec.name, self.rows.fps) if render_mode == "human" else None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frames, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict[str, Any]]:
         """Start an episode.
 
         Args:
@@ -87,9 +98,9 @@ class WorldSimEnv(gym.Env[Frames, Any], EzPickle):
         super().reset(seed=seed)
         (info,) = self.rows.reset([0], [self.np_random], [options])
         self._show()
-        return self.rows.frames[0].copy(), info
+        return to_host(self.rows.observations[0]), info
 
-    def step(self, action: Any) -> tuple[Frames, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Move one frame on.
 
         Raises:
@@ -98,19 +109,48 @@ class WorldSimEnv(gym.Env[Frames, Any], EzPickle):
         """
         if self.rows.over[0]:
             raise ResetNeeded("there is no running episode: call reset() first, and again whenever one has terminated or is truncated")
-        out = self.rows.step(action_row(self.action_space, action)[None])
+        row = action_row(self.action_space, action)
+        out = self.rows.step(torch.from_numpy(to_features(self.action_space, row[None])))
         self._show()
-        return out.frames[0], float(out.rewards[0]), bool(out.terminated[0]), bool(out.truncated[0]), out.infos[0]
+        info: dict[str, Any] = {"state": self.rows.labelled(out.labels, [0])[0]}
+        if not out.finite.item():
+            info["truncation_reason"] = NOT_FINITE
+        return to_host(out.observations[0]), float(out.rewards.item()), bool(out.terminated.item()), bool(out.truncated.item()), info
 
     def render(self) -> Frames | None:
         """Return the newest frame with ``render_mode="rgb_array"``; show it with ``"human"``."""
         self._show()
-        return self.rows.frames[0].copy() if self.render_mode == "rgb_array" else None
+        return to_host(self.rows.frames()[0]) if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
         """Close the window, if there is one; harmless when done twice."""
         if self._window is not None:
             self._window.close()
+
+    def clone_state(self, *, include_rng: bool = True) -> WorldSnapshot:
+        """Return a snapshot of the episode, a value that nothing changes any more. Wrappers keep their own counts.
+
+        Args:
+            include_rng: Whether later starts are to be drawn as they will be here. The running episode never depends on it.
+
+        Raises:
+            ValueError: There was no reset yet.
+        """
+        return self.rows.clone([0], include_rng=include_rng)
+
+    def restore_state(self, snapshot: WorldSnapshot | bytes) -> NDArray[Any]:
+        """Go on from a snapshot, bit-equal, and return its observation.
+
+        Args:
+            snapshot: What ``clone_state`` gave here or in the batched environment (of one row), or its ``to_bytes()``.
+
+        Raises:
+            ValueError: The snapshot is of another checkpoint, kind of observation, or of several rows.
+        """
+        self.rows.restore(as_snapshot(snapshot, self.rows.model), [0])
+        self._np_random = self.rows.generators[0]
+        self._show()
+        return to_host(self.rows.observations[0])
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
         """Return actions by the keys held down, for ``gymnasium.utils.play``.
@@ -134,4 +174,4 @@ class WorldSimEnv(gym.Env[Frames, Any], EzPickle):
 
     def _show(self) -> None:
         if self._window is not None:
-            self._window.show(self.rows.frames[0])
+            self._window.show(to_host(self.rows.frames()[0]))

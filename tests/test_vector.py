@@ -73,7 +73,7 @@ def test_make_vec_gives_one_batch(world_path: Path) -> None:
     env = gym.make_vec("WorldSim-v0", num_envs=4, world=str(world_path))
     assert isinstance(env, WorldSimVectorEnv)
     assert env.num_envs == 4
-    assert env.metadata["autoreset_mode"] is env.autoreset_mode is AutoresetMode.DISABLED
+    assert env.metadata["autoreset_mode"] is env.autoreset_mode is AutoresetMode.NEXT_STEP
     assert env.metadata["render_fps"] == 25
     assert env.metadata["checkpoint"]["name"] == "tiny"
     assert env.observation_space.shape == (4, 16, 16, 3)
@@ -91,7 +91,7 @@ def test_make_vec_gives_one_batch(world_path: Path) -> None:
 
 def test_infos_are_laid_out_as_gymnasium_lays_them_out(world_path: Path) -> None:
     """The same episodes, in our batch and in Gymnasium's own batch of single environments."""
-    ours = WorldSimVectorEnv(ROWS, world=str(world_path), horizon=2)
+    ours = WorldSimVectorEnv(ROWS, world=str(world_path), horizon=2, autoreset_mode=AutoresetMode.DISABLED)
     theirs = SyncVectorEnv([lambda: WorldSimEnv(str(world_path), horizon=2)] * ROWS, autoreset_mode=AutoresetMode.DISABLED)
     pairs: list[Any] = [(ours.reset(seed=3), theirs.reset(seed=3)), *((ours.step(actions), theirs.step(actions)) for actions in tape(2))]
     for (frames, *flags, infos), (other, *their_flags, their_infos) in pairs:
@@ -215,7 +215,7 @@ def test_a_wrong_option_of_one_row_loses_no_row(env: WorldSimVectorEnv) -> None:
 
 
 def test_a_finished_row_waits_for_its_reset(world_path: Path) -> None:
-    env = WorldSimVectorEnv(2, world=str(world_path), horizon=2)
+    env = WorldSimVectorEnv(2, world=str(world_path), horizon=2, autoreset_mode="Disabled")
     env.reset(seed=0)
     env.step(tape(1, 2)[0])
     env.reset(seed=0, options={"reset_mask": np.array([False, True])})
@@ -267,9 +267,9 @@ def test_wrong_actions_and_arguments_are_named(env: WorldSimVectorEnv, world_pat
         env.step(tape(1)[0] * 9)
     with pytest.raises(ValueError, match="there are 2 actions for 3 rows"):
         env.step(tape(1, 2)[0])
-    with pytest.raises(ValueError, match="autoreset_mode='NextStep' is not there yet: use 'Disabled'"):
-        WorldSimVectorEnv(2, world=str(world_path), autoreset_mode="NextStep")
-    with pytest.raises(ValueError, match="num_envs=0 must be 1 or more"):
+    with pytest.raises(ValueError, match="autoreset_mode='next' is unknown: use 'NextStep', 'SameStep', 'Disabled'"):
+        WorldSimVectorEnv(2, world=str(world_path), autoreset_mode="next")
+    with pytest.raises(ValueError, match="num_envs=0 must be a whole number, 1 or more"):
         WorldSimVectorEnv(0, world=str(world_path))
     with pytest.raises(ValueError, match="render_mode='ansi' is unknown"):
         WorldSimVectorEnv(1, world=str(world_path), render_mode="ansi")
@@ -333,10 +333,10 @@ def test_the_rollout_loop_records_it(env: WorldSimVectorEnv, world_path: Path) -
 def test_a_broken_row_is_recorded_as_rejected(env: WorldSimVectorEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = env.rows.step
 
-    def breaking(actions: Any) -> Any:
+    def breaking(features: Any) -> Any:
         if env.rows.elapsed[1] == 2:
             break_row(env, 1)
-        return plain(actions)
+        return plain(features)
 
     monkeypatch.setattr(env.rows, "step", breaking)
     episodes = rollout(env, Straight(), [EpisodeJob(i, i, 5) for i in range(ROWS)], state_names=("speed",))
