@@ -283,13 +283,13 @@ def text_of(figures: dict[str, Any]) -> str:
             f"{describe(figures['made'])} Medians of {figures['rounds']} interleaved rounds on {figures['device']}.\n",
             table(heads, rows),
             "- GEMM: 1024×1024 fp32 matrix multiplication (8192 on a GPU) with the same threads in the same rounds, "
-            f"{limit['median']:.0f} GFLOP/s ({limit['low']:.0f} to {limit['high']:.0f}; a CPU second {figures['gemm_gflop_a_cpu_second']['median']:.0f}); "
-            f"bf16 {half['median']:.0f} (a CPU second {figures['gemm_bf16_gflop_a_cpu_second']['median']:.0f}).",
+            f"{limit['median']:.0f} GFLOP/s ({limit['low']:.0f} to {limit['high']:.0f}; a CPU second {figures['gemm_gflops_cpu']['median']:.0f}); "
+            f"bf16 {half['median']:.0f} (a CPU second {figures['gemm_bf16_gflops_cpu']['median']:.0f}).",
             "- Frames/CPU s, and figures in brackets, count the processor time of this process alone, all its threads together: "
             "time that other work takes from the machine is left out of them.",
             f"- {PEER} is its own code (commit {figures['peer']}) at 64×64, 3 denoising steps, reward and end model, random weights, "
             "no resets; the times are against the faster of eager and compiled at the same batch size.",
-            "- Outside networks: the Gym layer, copies, random numbers, the rollout's memory; all but forwards of dynamics, heads, decoder.\n",
+            "- Outside networks: Gym layer, copies, random numbers, the rollout's memory: all but forwards of dynamics, heads, decoder.\n",
         ]
     )
 
@@ -336,8 +336,8 @@ def main() -> None:
         "peer": commit_of(options.diamond) if options.diamond else None,
         "gemm_gflops": spread(taken["gemm"], 1),
         "gemm_bf16_gflops": spread(taken["gemm_bf16"], 1),
-        "gemm_gflop_a_cpu_second": spread(taken["cpu:gemm"], 1),
-        "gemm_bf16_gflop_a_cpu_second": spread(taken["cpu:gemm_bf16"], 1),
+        "gemm_gflops_cpu": spread(taken["cpu:gemm"], 1),
+        "gemm_bf16_gflops_cpu": spread(taken["cpu:gemm_bf16"], 1),
         "gflop_a_frame": frame_flops(world),
         "runs": figures_of(runners, taken),
     }
