@@ -118,6 +118,13 @@ def test_settings_that_do_not_exist_are_named() -> None:
             function("colect")
 
 
+def test_an_empty_mapping_takes_several_keys_at_once() -> None:
+    cfg = compose("train_dynamics", ["keys={a: [-2.0], d: [2.0]}"])
+    assert dict(cfg["keys"]) == {"a": [-2.0], "d": [2.0]}
+    with pytest.raises(ConfigError, match=r"unknown key 'loop.speed'"):
+        compose("train_dynamics", ["loop={speed: 3}"])
+
+
 def test_numbers_take_the_type_of_the_default() -> None:
     assert compose("collect", ["seed=3.0", "out=2024"]).out == "2024"
     assert isinstance(compose("collect", ["seed=3.0"]).seed, int)

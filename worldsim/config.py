@@ -174,11 +174,11 @@ def _apply(base: dict[str, Any], edit: Edit, free: frozenset[str] = frozenset())
 
 
 def _replaces(base: Any, edit: Edit) -> bool:
-    """Whether a mapping takes the old value's place: there is none to merge with, or it builds something else."""
+    """Whether a mapping takes the old value's place: there is none to merge with, it is empty, or it builds something else."""
     node = base
     for part in edit.path:
         node = node.get(part) if isinstance(node, dict) else None
-    return not isinstance(node, dict) or edit.value.get("_target_", node.get("_target_")) != node.get("_target_")
+    return not isinstance(node, dict) or not node or edit.value.get("_target_", node.get("_target_")) != node.get("_target_")
 
 
 def _check_key(node: Any, part: str, edit: Edit, depth: int, free: frozenset[str]) -> None:
