@@ -276,6 +276,7 @@ def text_of(figures: dict[str, Any]) -> str:
             ]
         )
     limit, half = figures["gemm_gflops"], figures["gemm_bf16_gflops"]
+    own, own_half = (figures[name]["median"] for name in ("gemm_gflops_cpu", "gemm_bf16_gflops_cpu"))
     heads = ["", "GFLOP a frame", "frames/s", "range", "frames/CPU s", "GFLOP/s", "of GEMM", "outside networks", f"times {PEER}"]
     return "\n".join(
         [
@@ -283,8 +284,8 @@ def text_of(figures: dict[str, Any]) -> str:
             f"{describe(figures['made'])} Medians of {figures['rounds']} interleaved rounds on {figures['device']}.\n",
             table(heads, rows),
             "- GEMM: 1024×1024 fp32 matrix multiplication (8192 on a GPU) with the same threads in the same rounds, "
-            f"{limit['median']:.0f} GFLOP/s ({limit['low']:.0f} to {limit['high']:.0f}; a CPU second {figures['gemm_gflops_cpu']['median']:.0f}); "
-            f"bf16 {half['median']:.0f} (a CPU second {figures['gemm_bf16_gflops_cpu']['median']:.0f}).",
+            f"{limit['median']:.0f} GFLOP/s ({limit['low']:.0f} to {limit['high']:.0f}; a CPU second {own:.0f}); "
+            f"bf16 {half['median']:.0f} (a CPU second {own_half:.0f}).",
             "- Frames/CPU s, and figures in brackets, count the processor time of this process alone, all its threads together: "
             "time that other work takes from the machine is left out of them.",
             f"- {PEER} is its own code (commit {figures['peer']}) at 64×64, 3 denoising steps, reward and end model, random weights, "
