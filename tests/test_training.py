@@ -25,7 +25,7 @@ from worldsim.training.build import WorldBuilder
 from worldsim.training.dynamics_task import DynamicsLoss, Objective
 from worldsim.training.loop import LoopConfig, Trainer, step_generator
 from worldsim.training.state import find_state, load_state
-from worldsim.training.tokenizer_task import TokenizerTask
+from worldsim.training.tokenizer_task import TokenizerTask, draw_motion, interior, move
 from worldsim.types import StoreInfo
 
 SPACE = spaces.Box(-1, 1, (2,), np.float32)
@@ -153,6 +153,32 @@ def test_training_lowers_the_loss_of_the_tokenizer(tmp_path: Path) -> None:
     before = float(task.module(batch)[0].detach())
     Trainer(task, LoopConfig(steps=40, warmup=1, lr=3e-3, log_every=20, save_every=100), tmp_path).run()
     assert float(task.module(batch)[0].detach()) < before / 2
+
+
+def test_moved_latents_decode_to_moved_frames_once_trained_for(tmp_path: Path) -> None:
+    """Equivariance is learned where it is asked for, and not where it is not."""
+    random = np.random.default_rng(0)
+    frames = np.kron(random.integers(0, 256, (16, 4, 4, 3)), np.ones((1, 4, 4, 1))).astype(np.uint8)
+    moved = []
+    for weight in (0.0, 1.0):
+        task = TokenizerTask(tokenizer(), frames, frames, batch_size=8, edges=0.0, equivariance=weight)
+        Trainer(task, LoopConfig(steps=150, warmup=1, lr=3e-3, log_every=50, save_every=200), tmp_path / str(weight)).run()
+        probe = TokenizerTask(task.module.autoencoder, frames, frames, batch_size=16, edges=0.0, equivariance=1.0)
+        moved.append(float(probe.module(probe.batch(0, step_generator(1, 0, 0), torch.device("cpu")))[1]["moved"]))
+    assert moved[1] > moved[0] + 0.5
+
+
+def test_motion_of_frames_is_what_it_says() -> None:
+    frames = torch.arange(16.0).view(1, 1, 4, 4)
+    still = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    right = torch.tensor([[[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]])  # half of a half frame: one column
+    assert torch.allclose(move(frames, still), frames)
+    assert torch.allclose(move(frames, right)[..., :3], frames[..., 1:])
+    assert interior(right, torch.zeros(1, 3, 16, 16), border=4)[0, 0, 8].tolist() == [1.0] * 8 + [0.0] * 8
+    turns = draw_motion(64, torch.Generator().manual_seed(0), turn=0.1, shift=0.2)
+    assert turns.shape == (64, 2, 3)
+    assert turns[:, :, 2].abs().max() <= 0.2
+    assert torch.allclose(turns[:, 0, 0].square() + turns[:, 1, 0].square(), torch.ones(64))
 
 
 def test_the_trained_world_is_saved_loads_and_steps(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diffusers.models.modeling_utils import ModelMixin
 from omegaconf import DictConfig, OmegaConf
 
 from worldsim import __version__
@@ -26,6 +27,21 @@ from worldsim.targets import instantiate_allowed
 from worldsim.tokenizer import FrameAutoencoder
 from worldsim.training.dynamics_task import DynamicsLoss, DynamicsTask, Objective
 from worldsim.types import EpisodeStore
+
+
+def start_from(module: ModelMixin, folder: Path, *, what: str) -> None:
+    """Fill ``module`` with the weights of the trained one in ``folder``.
+
+    Raises:
+        ValueError: They are damaged, or of another shape.
+    """
+    trained = load_component(type(module), folder).state_dict()
+    shapes = {key: value.shape for key, value in module.state_dict().items()}
+    for key, value in trained.items():
+        if shapes.get(key) != value.shape:
+            misfit = f"{what} {key} has shape {tuple(value.shape)}, here {shapes.get(key)}"
+            raise ValueError(f"init={folder} does not fit model: {misfit}; use its settings")
+    module.load_state_dict(trained)
 
 
 class WorldBuilder:
@@ -52,7 +68,8 @@ class WorldBuilder:
         )
         self.heads = Heads(tokens=len(self.dynamics.place), width=self.dynamics.config.width, state_size=len(self.spec.state_names))
         if cfg.init:
-            self._start_from(Path(cfg.init))
+            start_from(self.dynamics, Path(cfg.init) / "dynamics", what="dynamics")
+            start_from(self.heads, Path(cfg.init) / "heads", what="heads")
         objective: Any = OmegaConf.to_container(cfg.objective, resolve=True)
         self.task = DynamicsTask(
             DynamicsLoss(self.dynamics, self.heads, Objective(**objective), tokenizer.decode),
@@ -70,16 +87,6 @@ class WorldBuilder:
             clip=cfg.clip,
             on_sample=self.sample,
         )
-
-    def _start_from(self, world: Path) -> None:
-        for module, name in ((self.dynamics, "dynamics"), (self.heads, "heads")):
-            trained = load_component(type(module), world / name).state_dict()
-            shapes = {key: value.shape for key, value in module.state_dict().items()}
-            for key, value in trained.items():
-                if shapes.get(key) != value.shape:
-                    misfit = f"{name} {key} has shape {tuple(value.shape)}, here {shapes.get(key)}"
-                    raise ValueError(f"init={world} does not fit model: {misfit}; use its settings")
-            module.load_state_dict(trained)
 
     def _spec(self, vocabulary: Vocabulary, statistics: tuple[Any, Any], rewards: Any) -> WorldSpec:
         info, cfg = self.store.info, self.cfg

@@ -15,7 +15,7 @@ from worldsim.checkpoint import load_component, save_component
 from worldsim.evaluation.openloop import psnr
 from worldsim.targets import instantiate_allowed
 from worldsim.tokenizer import FrameAutoencoder
-from worldsim.training.build import WorldBuilder
+from worldsim.training.build import WorldBuilder, start_from
 from worldsim.training.loop import LoopConfig, Trainer
 from worldsim.training.tokenizer_task import TokenizerTask, load_frames, reconstruct
 from worldsim.types import EpisodeStore
@@ -79,8 +79,10 @@ def train_tokenizer(cfg: DictConfig) -> float:
         raise ValueError(f"dataset {cfg.data.path} has no held-out episode to measure on: record at least two episodes")
     with seeded(cfg.loop.seed):
         autoencoder = instantiate_allowed(cfg.model, frame_size=list(store.info.frame_size))
+    if cfg.init:
+        start_from(autoencoder, Path(cfg.init), what="tokenizer")
     frames, heldout = load_frames(store, store.split("train")), load_frames(store, store.split("heldout"))
-    task = TokenizerTask(autoencoder, frames, heldout, batch_size=cfg.batch_size, edges=cfg.edges)
+    task = TokenizerTask(autoencoder, frames, heldout, batch_size=cfg.batch_size, edges=cfg.edges, equivariance=cfg.equivariance)
     folder = Path(cfg.out)
     trainer = Trainer(task, loop_config(cfg), folder)
     trainer.run()
