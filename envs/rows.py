@@ -209,9 +209,11 @@ class Rows:
 
     def _put(self, rows: Sequence[int], state: State, observations: Tensor, labels: Tensor, elapsed: Tensor) -> None:
         index = self._index(rows)
-        whole = len(rows) == len(self)
-        order = np.argsort(rows).tolist()
-        self.state = (state if order == list(rows) else state.take(order)) if self.state is None or whole else self.state.put(rows, state)
+        if self.state is None or len(rows) == len(self):
+            order = np.argsort(rows).tolist()  # where each row comes from
+            self.state = state if order == list(range(len(self))) else state.take(order)
+        else:
+            self.state = self.state.put(rows, state)
         self.observations = self.observations.index_copy(0, index, observations)
         self.labels = self.labels.index_copy(0, index, labels)
         self.elapsed = self.elapsed.index_copy(0, index, elapsed)
