@@ -1,4 +1,4 @@
-"""Runs a checkout of the public Oasis code (github.com/etched-ai/open-oasis) as it is, for comparison; it needs timm, einops and torchvision.
+"""Runs a checkout of the public Oasis code (github.com/etched-ai/open-oasis) as it is; it needs timm, einops and torchvision.
 
 Seen with commit f59deef. Nothing of it is kept here: it is imported from the folder that the user names.
 """

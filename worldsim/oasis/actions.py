@@ -27,7 +27,7 @@ ACTIONS = (
     "pickItem",
     "drop",
 )
-"""Names of the 25 columns. All are buttons in {0, 1} but ``cameraX`` (pitch) and ``cameraY`` (yaw), which are in [-1, 1]; 1 is 20 degrees."""
+"""Names of the 25 columns. Buttons in {0, 1}, but ``cameraX`` (pitch) and ``cameraY`` (yaw), which are in [-1, 1]; 1 is 20 degrees."""
 
 CAMERA = slice(ACTIONS.index("cameraX"), ACTIONS.index("cameraY") + 1)
 BUTTONS = tuple(name for name in ACTIONS if not name.startswith("camera"))

@@ -60,7 +60,7 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map tokens ``(B, T, N, D)`` to queries, keys and values, each ``(B, T, N, heads, d)``."""
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)  # each (B, T, N, heads, d)
+        q, k, v = self.to_qkv(x).view(*x.shape[:-1], 3, self.heads, -1).unbind(-3)  # each (B, T, N, heads, d)
         return q, k, v
 
 
@@ -91,7 +91,7 @@ class TimeAttention(Attention):
             if t == 1:
                 k, v = memory.read()  # each (B*N, heads, held, d)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)  # (B*N, heads, T, d)
-        y: Tensor = self.to_out(out.unflatten(0, (b, n)).permute(0, 3, 1, 2, 4).flatten(3))  # (B, T, N, D)
+        y: Tensor = self.to_out(out.view(b, n, self.heads, t, -1).permute(0, 3, 1, 2, 4).flatten(3))  # (B, T, N, D)
         return y
 
 
@@ -285,5 +285,5 @@ class OasisDiT(nn.Module):
     def _unpatch(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Lay patches ``(B, T, N, p * p * C)`` out as ``(B, T, C, h, w)``."""
         p = self.patch
-        x = x.unflatten(3, (p, p, self.channels)).unflatten(2, grid)  # (B, T, h', w', p, p, C)
+        x = x.reshape(*x.shape[:2], *grid, p, p, self.channels)  # (B, T, h', w', p, p, C)
         return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)  # (B, T, C, h, w)

@@ -139,8 +139,14 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], file: Path, dtype: t
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{file} is altered: {name} has values that are not finite; download it again")
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    wrong = [name for name in [*own, *given] if own.get(name) != given.get(name)]
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"{file} does not fit an Oasis model of its sizes: {name} should be {own.get(name, 'absent')}, "
+            f"is {given.get(name, 'absent')}; check head_dim, or download it again"
+        )
     typed = {name: value.to(torch.float32 if name.endswith(".freqs") else dtype) for name, value in tensors.items()}
-    try:
-        module.load_state_dict(typed, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{file} does not fit an Oasis model of its own sizes ({error}): download it again") from error
+    module.load_state_dict(typed, assign=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -28,8 +28,6 @@ class _Prompt(NamedTuple):
     frames: NDArray[np.uint8]
     actions: NDArray[np.float32]
     length: int
-
-
 
 
 class OasisRollout:
@@ -67,7 +65,7 @@ class OasisRollout:
         world: OasisWorld,
         frames: NDArray[np.uint8],
         *,
-        actions: NDArray[np.float32] | None = None,
+        actions: NDArray[Any] | None = None,
         seed: int = 0,
         steps: int | None = None,
         cache: Cache = "stream",
@@ -97,7 +95,7 @@ class OasisRollout:
         other._memory = self._memory and self._memory.clone()
         return other
 
-    def step(self, action: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def step(self, action: NDArray[Any]) -> NDArray[np.uint8]:
         """Make the next frame.
 
         Args:
@@ -112,7 +110,7 @@ class OasisRollout:
         return self.decode(self.step_latents(action))
 
     @torch.inference_mode()
-    def step_latents(self, action: NDArray[np.float32], *, noise: Tensor | None = None) -> Tensor:
+    def step_latents(self, action: NDArray[Any], *, noise: Tensor | None = None) -> Tensor:
         """Do as ``step``, without decoding.
 
         Args:
@@ -140,8 +138,8 @@ class OasisRollout:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Turn latents ``(C, h, w)`` into a frame ``(H, W, 3)``."""
-        frames: NDArray[np.uint8] = to_uint8(self.world.vae.decode(latents[None]).float()).cpu().numpy()  # (1, H, W, 3)
-        return frames[0]
+        frame: NDArray[np.uint8] = to_uint8(self.world.vae.decode(latents[None]).float()).cpu().numpy()[0]  # (H, W, 3)
+        return frame
 
     def _sample(self, start: Tensor, row: Tensor, conditions: Modulation) -> Tensor:
         """Denoise ``(1, 1, C, h, w)`` by the ladder's steps, of which ``conditions`` has one frame each."""
@@ -212,7 +210,7 @@ class OasisRollout:
         )
 
 
-def _prompt(world: OasisWorld, frames: NDArray[np.uint8], actions: NDArray[np.float32] | None) -> _Prompt:
+def _prompt(world: OasisWorld, frames: NDArray[np.uint8], actions: NDArray[Any] | None) -> _Prompt:
     """Check a prompt and keep the newest frames that a new one sees."""
     shown = np.asarray(frames)
     shown = shown[None] if shown.ndim == 3 else shown

@@ -64,6 +64,6 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
     """
     cos, sin = angles.cos.to(x.dtype), angles.sin.to(x.dtype)
     turned = 2 * cos.shape[-1]
-    a, b = x[..., :turned].unflatten(-1, (-1, 2)).unbind(-1)  # each (..., count)
+    a, b = x[..., :turned].reshape(*x.shape[:-1], turned // 2, 2).unbind(-1)  # each (..., count)
     pairs = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)  # (..., 2*count)
     return pairs if turned == x.shape[-1] else torch.cat((pairs, x[..., turned:]), dim=-1)  # (..., d)

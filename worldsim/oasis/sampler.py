@@ -59,7 +59,7 @@ def ddim(predict: Callable[[Tensor, int], Tensor], noise: Tensor, *, steps: int)
     x = noise.clamp(-MOST_NOISE, MOST_NOISE)
     for i, level in enumerate(levels):
         signal, v = shares[level], predict(x, i)
-        clean = signal**0.5 * x - (1 - signal) ** 0.5 * v
+        clean: Tensor = signal**0.5 * x - (1 - signal) ** 0.5 * v
         if i == steps - 1:
             return clean
         spread = (1 - signal) ** 0.5 * x + signal**0.5 * v
