@@ -78,14 +78,20 @@ def test_no_frame_is_decoded_until_it_is_asked_for(world_path: Path, monkeypatch
     decoded: list[tuple[int, ...]] = []
     tokenizer: Any = env.rows.model.tokenizer
     decode = tokenizer.decode
-    monkeypatch.setattr(tokenizer, "decode", lambda latents: decoded.append(tuple(latents.shape)) or decode(latents))
+
+    def counting(latents: torch.Tensor) -> torch.Tensor:
+        decoded.append(tuple(latents.shape))
+        made: torch.Tensor = decode(latents)
+        return made
+
+    monkeypatch.setattr(tokenizer, "decode", counting)
     env.reset(seed=0)
     for _ in range(4):
         env.step(np.stack([ACTION] * 2))
     assert not decoded
     rendered = env.render()
     assert rendered is not None
-    assert (len(rendered), rendered[0].shape, rendered[0].dtype) == (2, (16, 16, 3), np.uint8)
+    assert [(frame.shape, str(frame.dtype)) for frame in rendered] == [((16, 16, 3), "uint8")] * 2
     assert decoded == [(2, 4, 4, 4)]
 
 
