@@ -12,11 +12,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file, save_model
 
+from worldsim.contexts import Context
 from worldsim.oasis import (
     ACTIONS,
     NAME,
     OasisDiT,
     OasisRollout,
+    OasisSimulator,
     OasisVAE,
     OasisWorld,
     action_row,
@@ -28,6 +30,8 @@ from worldsim.oasis import (
 from worldsim.oasis.loading import FILES
 from worldsim.oasis.rollout import Cache
 from worldsim.oasis.sampler import ddim, ladder, signal_shares
+from worldsim.spaces import to_features
+from worldsim.spec import Sampling
 
 torch.set_num_threads(1)
 FRAME_SIZE = (8, 16)
@@ -165,6 +169,45 @@ def test_values_that_are_not_finite_are_one_sentence_and_change_nothing() -> Non
 def test_a_wrong_start_is_one_sentence(world: OasisWorld, frames: Frames, told: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         OasisRollout(world, frames, **told)  # type: ignore[arg-type]
+
+
+# Rows
+
+
+def test_rows_of_the_simulator_are_rollouts_of_their_own(world: OasisWorld) -> None:
+    simulator = OasisSimulator(world, sampling=Sampling(steps=3))
+    rest = np.zeros((1, 25), np.float32)
+    state, labels = simulator.begin([Context(pictures(), rest), Context(pictures(1), rest[:0])], [0, 5])
+    assert labels.shape == (2, 0)
+    alone = [start(world), OasisRollout(world, pictures(1), seed=5, steps=3)]
+    space = action_space()
+    space.seed(1)
+    for _ in range(6):
+        actions = np.stack([space.sample(), space.sample()])
+        before = [tensor.clone() for tensor in (state.keys, state.history)]
+        after, made = simulator.step_tensors(state, torch.from_numpy(to_features(space, actions)))
+        assert all(torch.equal(a, b) for a, b in zip(before, (state.keys, state.history), strict=True)), "a state is a value"
+        state = after
+        for row, rollout in enumerate(alone):
+            assert torch.allclose(made.latents[row], rollout.step_latents(actions[row]), atol=1e-5)
+        assert made.frames.shape == (2, *FRAME_SIZE, 3)
+        assert made.finite.all()
+        assert not made.end.any()
+    assert state.position.tolist() == [8, 7]
+    assert [sorted(row) for row in state.remembered.tolist()] == [[4, 5, 6, 7], [3, 4, 5, 6]]
+
+
+def test_a_row_of_the_simulator_forks_and_takes_another_place(world: OasisWorld) -> None:
+    simulator = OasisSimulator(world, sampling=Sampling(steps=2))
+    context = Context(pictures(1), np.zeros((0, 25), np.float32))
+    state, _ = simulator.begin([context, context], [0, 1])
+    still = torch.from_numpy(to_features(action_space(), np.stack([action_row()] * 2)))
+    state = state.put([1], state.take([0]))
+    _, made = simulator.step_tensors(state, still, decode=False)
+    assert torch.equal(made.latents[0], made.latents[1])
+    assert made.frames.shape == (2, 0, 0, 3)
+    with pytest.raises(ValueError, match="steps=1001"):
+        OasisSimulator(world, sampling=Sampling(steps=1001))
 
 
 # Sampler

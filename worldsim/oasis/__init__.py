@@ -11,6 +11,7 @@ from worldsim.oasis.actions import ACTIONS, action_row, action_space
 from worldsim.oasis.dit import OasisDiT
 from worldsim.oasis.loading import NAME, find_weights
 from worldsim.oasis.rollout import OasisRollout
+from worldsim.oasis.simulator import OasisSimulator
 from worldsim.oasis.vae import OasisVAE
 from worldsim.oasis.world import OasisWorld, from_oasis, from_pretrained
 
@@ -19,6 +20,7 @@ __all__ = [
     "NAME",
     "OasisDiT",
     "OasisRollout",
+    "OasisSimulator",
     "OasisVAE",
     "OasisWorld",
     "action_row",

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.contexts import Context
-from worldsim.oasis.actions import ACTIONS, check_row
-from worldsim.oasis.dit import Modulation
-from worldsim.oasis.memory import Memory
+from worldsim.oasis.actions import check_row
+from worldsim.oasis.prompt import check_prompt, encode
 from worldsim.oasis.sampler import CONTEXT_STEP, ddim, ladder
+from worldsim.oasis.streaming import conditions, draw_noise, empty_memory, imagine, keep, labels, remember
 from worldsim.oasis.world import OasisWorld
-from worldsim.tokenizer import to_model, to_uint8
+from worldsim.tokenizer import to_uint8
 
 Cache: TypeAlias = Literal["stream", "window", "off"]
 CACHES: tuple[Cache, ...] = ("stream", "window", "off")
-
-
-class _Prompt(NamedTuple):
-    """A checked prompt: the frames kept, the action that led to each (rest before the first of all), and how many were given."""
-
-    frames: NDArray[np.uint8]
-    actions: NDArray[np.float32]
-    length: int
 
 
 class OasisRollout:
@@ -76,13 +67,14 @@ class OasisRollout:
             raise ValueError(f"seed={seed} must be 0 or more")
         self.world, self.seed, self.cache = world, seed, cache
         self.steps = world.spec.sampling.steps if steps is None else steps
-        self._levels = ladder(self.steps)
-        prompt = _prompt(world, frames, actions)
+        ladder(self.steps)  # refuses numbers out of range
+        prompt = check_prompt(world, frames, actions)
         self.position = prompt.length
-        self._latents, self._actions = self._encode(prompt)  # (1, P, C, h, w) and (1, P, A): the P <= 31 frames that the next one sees
-        self._memory = None if cache == "off" else self._empty()
-        if cache == "stream":
-            self._fill()
+        self._latents, self._actions = encode(world, prompt)  # (1, P, C, h, w) and (1, P, A): the P <= 31 frames that the next one sees
+        self._memory = None if cache == "off" else empty_memory(world)
+        if self._memory is not None and cache == "stream":
+            with torch.inference_mode():
+                remember(world, self._memory, self._latents, self._actions)
 
     @property
     def latents(self) -> Tensor:
@@ -120,15 +112,10 @@ class OasisRollout:
         Returns:
             Latents ``(C, h, w)`` float32.
         """
-        row = torch.from_numpy(check_row(action))[None, None].to(self.world.device)  # (1, 1, A)
-        start = (self._noise() if noise is None else noise)[None, None].to(self.world.device, torch.float32)  # (1, 1, C, h, w)
-        conditions = self._modulation([*self._levels, CONTEXT_STEP], row.expand(1, self.steps + 1, -1))
-        made = self._sample(start, row, conditions)  # (1, 1, C, h, w)
-        if not torch.isfinite(made).all():
-            raise ValueError(f"world {self.world.spec.name!r} gave values that are not finite at frame {self.position}: check its weights")
-        if self.cache == "stream":
-            self._run(made, conditions.frame(self.steps), keys_only=True)
-            self._advance(1)
+        place = self.world.device
+        row = torch.from_numpy(check_row(action))[None, None].to(place)  # (1, 1, A)
+        drawn = draw_noise(self.world, self.seed, self.position) if noise is None else noise
+        made = self._make(drawn[None, None].to(place, torch.float32), row)  # (1, 1, C, h, w)
         kept = self.world.spec.window - 1
         self._latents = torch.cat((self._latents, made), dim=1)[:, -kept:]  # (1, P, C, h, w)
         self._actions = torch.cat((self._actions, row), dim=1)[:, -kept:]  # (1, P, A)
@@ -141,86 +128,31 @@ class OasisRollout:
         frame: NDArray[np.uint8] = to_uint8(self.world.vae.decode(latents[None]).float()).cpu().numpy()[0]  # (H, W, 3)
         return frame
 
-    def _sample(self, start: Tensor, row: Tensor, conditions: Modulation) -> Tensor:
-        """Denoise ``(1, 1, C, h, w)`` by the ladder's steps, of which ``conditions`` has one frame each."""
-        if self.cache == "off":
-            actions = torch.cat((self._actions, row), dim=1)  # (1, P + 1, A)
-
-            def whole(x: Tensor, i: int) -> Tensor:
-                steps = self._labels([CONTEXT_STEP] * self._latents.shape[1] + [self._levels[i]])  # (1, P + 1)
-                v: Tensor = self.world.dit(torch.cat((self._latents, x), dim=1), steps, actions)  # (1, P + 1, C, h, w)
-                return v[:, -1:].float()
-
-            return ddim(whole, start, steps=self.steps)
+    def _make(self, noise: Tensor, row: Tensor) -> Tensor:
+        """Turn noise ``(1, 1, C, h, w)`` into the next frame's latents, and remember it where frames are remembered."""
+        if self._memory is None:
+            return self._checked(self._recompute(noise, row))
         if self.cache == "window":
-            self._fill()
+            remember(self.world, self._memory, self._latents, self._actions)
+        told = conditions(self.world, row, steps=self.steps)
+        made = self._checked(imagine(self.world, self._memory, noise, told, steps=self.steps))
+        if self.cache == "stream":
+            keep(self.world, self._memory, made, told, steps=self.steps)
+        return made
 
-        def one(x: Tensor, i: int) -> Tensor:
-            v = self._run(x, conditions.frame(i))
-            assert v is not None, "only a pass for keys gives none"
-            return v.float()
+    def _recompute(self, noise: Tensor, row: Tensor) -> Tensor:
+        """Do as ``imagine``, with the whole window in every step."""
+        actions = torch.cat((self._actions, row), dim=1)  # (1, P + 1, A)
+        levels, past = ladder(self.steps), [CONTEXT_STEP] * self._latents.shape[1]
 
-        return ddim(one, start, steps=self.steps)
+        def predict(x: Tensor, i: int) -> Tensor:
+            window = torch.cat((self._latents, x), dim=1)  # (1, P + 1, C, h, w)
+            v: Tensor = self.world.dit(window, labels(self.world, [*past, levels[i]]), actions)  # (1, P + 1, C, h, w)
+            return v[:, -1:].float()
 
-    @torch.inference_mode()
-    def _fill(self) -> None:
-        """Let the memory hold the frames that the next one sees, and nothing else."""
-        assert self._memory is not None, "there is a memory unless the cache is off"
-        self._memory.clear()
-        frames = self._latents.shape[1]
-        self._run(self._latents, self._modulation([CONTEXT_STEP] * frames, self._actions), keys_only=True)
-        self._advance(frames)
+        return ddim(predict, noise, steps=self.steps)
 
-    def _run(self, latents: Tensor, modulation: Modulation, *, keys_only: bool = False) -> Tensor | None:
-        return self.world.dit.run(latents, modulation, self._memory, keys_only=keys_only)
-
-    def _advance(self, frames: int) -> None:
-        assert self._memory is not None, "there is a memory unless the cache is off"
-        self._memory.advance(frames)
-
-    def _modulation(self, steps: list[int], actions: Tensor) -> Modulation:
-        return self.world.dit.modulation(self._labels(steps), actions)
-
-    def _labels(self, steps: list[int]) -> Tensor:
-        return torch.tensor([steps], device=self.world.device)  # (1, T)
-
-    def _noise(self) -> Tensor:
-        """Draw the noise ``(C, h, w)`` of the next frame, from seed and frame number alone."""
-        generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, self.position], dtype=np.uint64)))
-        return torch.from_numpy(generator.standard_normal(self.world.vae.latent_shape, dtype=np.float32))
-
-    @torch.inference_mode()
-    def _encode(self, prompt: _Prompt) -> tuple[Tensor, Tensor]:
-        """Return latents ``(1, F, C, h, w)``, and actions ``(1, F, A)`` that led to each frame."""
-        place, vae = self.world.device, self.world.vae
-        latents = torch.cat([vae.encode(to_model(torch.tensor(frame[None])).to(place)) for frame in prompt.frames])  # (F, C, h, w)
-        return latents[None].float(), torch.from_numpy(prompt.actions)[None].to(place)
-
-    def _empty(self) -> Memory:
-        dit, (_, height, width) = self.world.dit, self.world.vae.latent_shape
-        return Memory.empty(
-            depth=len(dit.blocks),
-            rows=1,
-            tokens=(height // dit.patch) * (width // dit.patch),
-            heads=dit.heads,
-            window=self.world.spec.window,
-            head_dim=dit.width // dit.heads,
-            device=dit.device,
-            dtype=dit.dtype,
-        )
-
-
-def _prompt(world: OasisWorld, frames: NDArray[np.uint8], actions: NDArray[Any] | None) -> _Prompt:
-    """Check a prompt and keep the newest frames that a new one sees."""
-    shown = np.asarray(frames)
-    shown = shown[None] if shown.ndim == 3 else shown
-    rest = np.zeros((1, len(ACTIONS)), np.float32)
-    between = rest.repeat(max(0, len(shown) - 1), axis=0) if actions is None else [check_row(row) for row in actions]
-    context = Context(shown, np.asarray(between, np.float32).reshape(-1, len(ACTIONS)))
-    size, wanted = shown.shape[1:3], tuple(world.spec.frame_size)
-    if size != wanted:
-        raise ValueError(
-            f"prompt has frames of {size[0]}x{size[1]}, world {world.spec.name!r} makes {wanted[0]}x{wanted[1]}: resize them first"
-        )
-    kept = world.spec.window - 1
-    return _Prompt(context.frames[-kept:], np.concatenate((rest, context.actions))[-kept:], len(shown))
+    def _checked(self, made: Tensor) -> Tensor:
+        if not torch.isfinite(made).all():
+            raise ValueError(f"world {self.world.spec.name!r} gave values that are not finite at frame {self.position}: check its weights")
+        return made

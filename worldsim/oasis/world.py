@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from worldsim.conditioning import Vocabulary
+from worldsim.contexts import Contexts
 from worldsim.model import _device
 from worldsim.oasis.actions import ACTIONS, action_space
 from worldsim.oasis.dit import OasisDiT
@@ -24,7 +25,7 @@ FPS = 20.0
 
 
 class OasisWorld(nn.Module):
-    """An Oasis model, ready to run; ``OasisRollout`` runs it.
+    """An Oasis model, ready to run: by ``OasisRollout``, or many rows by ``OasisSimulator``. It ships no start contexts.
 
     Args:
         dit: The denoiser.
@@ -36,7 +37,12 @@ class OasisWorld(nn.Module):
     def __init__(self, dit: OasisDiT, vae: OasisVAE, spec: WorldSpec | None = None, *, fingerprint: str = "") -> None:
         super().__init__()
         self.dit, self.vae, self.fingerprint = dit, vae, fingerprint
-        self.spec = spec or describe(vae.frame_size)
+        self.spec, self.contexts = spec or describe(vae.frame_size), Contexts(())
+
+    @property
+    def tokenizer(self) -> OasisVAE:
+        """The autoencoder, under the name that it has in other worlds."""
+        return self.vae
 
     @property
     def device(self) -> torch.device:
