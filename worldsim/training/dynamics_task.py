@@ -46,7 +46,8 @@ class Objective:
         shortcut_from: Optimiser step at which that begins.
         self_context: Share of clips whose context is the model's own estimate, from step ``self_from``.
         self_from: Optimiser step at which that begins.
-        self_rounds: Most rounds of such estimates, each built on the one before.
+        self_rounds: Rounds of such estimates, each built on the one before: the k-th frame after the first ones is then up to k
+            imagined frames away from a real one.
     """
 
     forcing: float = 0.5
@@ -66,7 +67,7 @@ class Objective:
     shortcut_from: int = 0
     self_context: float = 0.0
     self_from: int = 0
-    self_rounds: int = 2
+    self_rounds: int = 3
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,6 @@ class Draw:
         looked: ``(B, pixel_frames)`` int64, target frames that are decoded.
         shortcuts: First rows of the batch that are trained as shortcuts.
         self_rows: Last rows of the batch whose context is the model's own estimate.
-        rounds: Rounds of it.
     """
 
     clip: Clip
@@ -95,7 +95,6 @@ class Draw:
     looked: Tensor
     shortcuts: int
     self_rows: int
-    rounds: int
 
     def rows(self, pick: slice) -> Draw:
         """Return the same draw for some rows."""
@@ -151,7 +150,7 @@ class DynamicsLoss(nn.Module):
         part = draw.rows(slice(len(context) - draw.self_rows, None))
         part = replace(part, level=torch.zeros_like(part.level), step=torch.zeros_like(part.step))
         latents = part.clip.latents
-        for _ in range(draw.rounds):
+        for _ in range(self.objective.self_rounds):
             imagined = self.streams(part, latents, part.noise).latents[:, -part.level.shape[1] :]  # (b, F - skip, C, h, w)
             latents = torch.cat((part.clip.latents[:, :skip], imagined.to(latents.dtype)), dim=1)  # (b, F, C, h, w)
         context[len(context) - draw.self_rows :] = latents
@@ -264,7 +263,6 @@ class DynamicsTask:
             looked=torch.randint(f - o.skip, (b, o.pixel_frames), generator=generator).to(device),
             shortcuts=shortcuts,
             self_rows=self_rows,
-            rounds=int(torch.randint(1, o.self_rounds + 1, (), generator=generator)),
         )
 
     def _target_levels(self, step: int, shape: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
