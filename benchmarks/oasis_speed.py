@@ -162,6 +162,8 @@ def _tera(flops: int) -> float:
 def _text(figures: dict[str, Any]) -> str:
     seconds, flops, steps = figures["seconds_a_frame"], figures["tflop_a_frame"], figures["steps"]
 
+    few = "1 step" if steps == 1 else f"{steps} steps"
+
     def row(said: str, name: str) -> list[str]:
         wall, cpu = seconds["wall"][name], seconds["cpu"][name]
         return [said, f"{wall['median']:.1f}", f"{wall['low']:.1f} to {wall['high']:.1f}", f"{cpu['median']:.1f}", f"{flops[name]:.3f}"]
@@ -172,10 +174,10 @@ def _text(figures: dict[str, Any]) -> str:
         return ["**times less**", f"**{wall:.1f}×**", "", f"**{cpu:.1f}×**", f"**{work:.1f}×**"]
 
     rows = [
-        row(f"open-oasis, {steps} steps", "peer"),
-        row(f"worldsim, {steps} steps", "ours"),
+        row(f"open-oasis, {few}", "peer"),
+        row(f"worldsim, {few}", "ours"),
         ratio(""),
-        row(f"open-oasis, {FULL_STEPS} steps (its default), from {steps}", "peer_full"),
+        row(f"open-oasis, {FULL_STEPS} steps (its default), from {few}", "peer_full"),
         row(f"worldsim, {FULL_STEPS} steps", "ours_full"),
         ratio("_full"),
     ]
