@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from worldsim.envs.vector import WorldSimVectorEnv
 
 try:
-    from stable_baselines3.common.vec_env import VecEnv  # pyright: ignore[reportMissingImports]
+    from stable_baselines3.common.vec_env import VecEnv  # type: ignore[import-not-found, unused-ignore]
 except ImportError as error:
     raise ImportError("Stable-Baselines3 is not installed: pip install 'worldsim-gym[sb3]'") from error
 
 _STEP_KEYS = ("state", "truncation_reason")
 
 
-class SB3VecEnv(VecEnv):  # type: ignore[misc]
+class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
     """``WorldSimVectorEnv`` behind Stable-Baselines3's ``VecEnv``.
 
     ``SB3VecEnv(gym.make_vec("WorldSim-v0", num_envs=8, autoreset_mode="SameStep"))``. Infos hold ``state``; where an episode

@@ -52,14 +52,14 @@ def sb3(world_path: Path, **keywords: Any) -> Any:
 
 @needs_sb3
 def test_sb3_checks_the_single_environment(world_path: Path) -> None:
-    from stable_baselines3.common.env_checker import check_env  # pyright: ignore[reportMissingImports]
+    check_env = pytest.importorskip("stable_baselines3.common.env_checker").check_env
 
     check_env(gym.make("WorldSim-v0", world=str(world_path)))
 
 
 @needs_sb3
 def test_the_vec_env_gives_what_sb3_makes_of_single_environments(world_path: Path) -> None:
-    from stable_baselines3.common.vec_env import DummyVecEnv  # pyright: ignore[reportMissingImports]
+    DummyVecEnv = pytest.importorskip("stable_baselines3.common.vec_env").DummyVecEnv
 
     ours = sb3(world_path, horizon=2)
     theirs = DummyVecEnv([lambda: gym.make("WorldSim-v0", world=str(world_path), horizon=2)] * 2)
@@ -88,8 +88,8 @@ def test_the_vec_env_gives_what_sb3_makes_of_single_environments(world_path: Pat
 @needs_sb3
 @pytest.mark.parametrize("observation", ["frame", "latent"])
 def test_ppo_learns_on_it(world_path: Path, observation: str) -> None:
-    from stable_baselines3 import PPO  # pyright: ignore[reportMissingImports]
-    from stable_baselines3.common.vec_env import VecMonitor  # pyright: ignore[reportMissingImports]
+    PPO = pytest.importorskip("stable_baselines3").PPO
+    VecMonitor = pytest.importorskip("stable_baselines3.common.vec_env").VecMonitor
 
     env = VecMonitor(sb3(world_path, horizon=16, observation=observation))
     model = PPO("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, seed=0, device="cpu").learn(128)
@@ -99,7 +99,7 @@ def test_ppo_learns_on_it(world_path: Path, observation: str) -> None:
 
 @needs_sb3
 def test_ppo_learns_on_the_single_environment(world_path: Path) -> None:
-    from stable_baselines3 import PPO  # pyright: ignore[reportMissingImports]
+    PPO = pytest.importorskip("stable_baselines3").PPO
 
     env = gym.make("WorldSim-v0", world=str(world_path), horizon=16)
     assert PPO("MlpPolicy", env, n_steps=128, batch_size=64, n_epochs=1, device="cpu").learn(256).num_timesteps == 256
@@ -146,7 +146,7 @@ def test_without_sb3_the_extra_is_named() -> None:
 @pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
 @pytest.mark.parametrize("observation", ["frame", "latent"])
 def test_torchrl_takes_the_batch(world_path: Path, mode: str, observation: str) -> None:
-    from torchrl.envs import GymWrapper  # pyright: ignore[reportMissingImports]
+    GymWrapper = pytest.importorskip("torchrl.envs").GymWrapper
 
     made = batch(world_path, horizon=3, autoreset_mode=mode, observation=observation)
     env = GymWrapper(WithoutInfos(made) if mode == "SameStep" else made)
@@ -162,9 +162,38 @@ def test_torchrl_takes_the_batch(world_path: Path, mode: str, observation: str) 
 
 @needs_torchrl
 def test_torchrl_takes_the_single_environment(world_path: Path) -> None:
-    from torchrl.envs import GymEnv  # pyright: ignore[reportMissingImports]
-    from torchrl.envs.utils import check_env_specs  # pyright: ignore[reportMissingImports]
+    GymEnv = pytest.importorskip("torchrl.envs").GymEnv
+    check_env_specs = pytest.importorskip("torchrl.envs.utils").check_env_specs
 
     env = GymEnv("WorldSim-v0", world=str(world_path), device="cpu")
     check_env_specs(env)
     assert env.rollout(4)["next", "reward"].shape == (4, 1)
+
+
+# ---------------------------------------------------------------- examples
+
+
+def run_example(name: str, *arguments: str) -> None:
+    """Run ``examples/<name>.py``."""
+    found = importlib.util.spec_from_file_location(f"example_{name}", Path(__file__).parents[1] / "examples" / f"{name}.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    module.main(list(arguments))
+
+
+@pytest.mark.parametrize("observation", ["latent", "frame"])
+def test_the_example_of_ppo_runs(world_path: Path, observation: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_example(
+        "ppo", f"--world={world_path}", f"--observation={observation}", "--steps=128", "--rollout=32", "--num-envs=2", "--horizon=8"
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["steps 64", "steps 128"]
+    assert "nan" not in lines[1]
+
+
+@needs_torchrl
+def test_the_example_of_a_torchrl_collector_runs(world_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_example("torchrl_collector", f"--world={world_path}", "--steps=64", "--num-envs=2", "--horizon=5")
+    assert "steps 64" in capsys.readouterr().out

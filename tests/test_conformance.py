@@ -77,8 +77,7 @@ def test_wrappers_of_frames(world_path: str) -> None:
     env: Any = gym.make("WorldSim-v0", world=world_path, horizon=3)
     env = RecordEpisodeStatistics(FrameStackObservation(GrayscaleObservation(env), 4))
     env.reset(seed=0)
-    for _ in range(3):
-        frames, _, _, truncated, info = env.step(env.action_space.sample())
+    *_, (frames, _, _, truncated, info) = [env.step(env.action_space.sample()) for _ in range(3)]
     assert frames.shape == (4, 16, 16)
     assert truncated
     assert info["episode"]["l"] == 3
@@ -102,7 +101,7 @@ def test_videos_are_recorded(world_path: str, tmp_path: Path) -> None:
 @needs_minari
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_minari_collects_it(world_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import minari  # pyright: ignore[reportMissingImports]
+    minari = pytest.importorskip("minari")
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     env = minari.DataCollector(gym.make("WorldSim-v0", world=world_path, horizon=3))
