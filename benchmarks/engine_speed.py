@@ -289,7 +289,7 @@ def text_of(figures: dict[str, Any]) -> str:
             "- Frames/CPU s, and figures in brackets, count the processor time of this process alone, all its threads together: "
             "time that other work takes from the machine is left out of them.",
             f"- {PEER} is its own code (commit {figures['peer']}) at 64×64, 3 denoising steps, reward and end model, random weights, "
-            "no resets; the times are against the faster of eager and compiled at the same batch size.",
+            "no resets; the times are against the fastest of its rows above at the same batch size.",
             "- Outside networks: Gym layer, copies, random numbers, the rollout's memory: all but forwards of dynamics, heads, decoder.\n",
         ]
     )
