@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.contexts import Context
+from worldsim.engine import World, open_world
 from worldsim.envs.snapshot import WorldSnapshot, generator_from
 from worldsim.envs.start import Start, Starts
-from worldsim.model import WorldModel
-from worldsim.simulator import Simulator, State
+from worldsim.simulator import State
 from worldsim.tokenizer import to_model, to_uint8
 
 NOT_FINITE = "model gave values that are not finite"
@@ -56,7 +55,7 @@ class Rows:
     Tensors are replaced, never written into: what was handed out stays as it was.
 
     Args:
-        world: Name of a shipped world, folder, or Hub repository.
+        world: As ``worldsim.engine.open_world`` takes it.
         count: B.
         device: Where the world runs.
         steps: Denoising steps a frame; None for the world's own number.
@@ -87,10 +86,9 @@ class Rows:
             raise ValueError(f"horizon={horizon} must be 1 or more steps, or None for no limit")
         if observation not in OBSERVATIONS:
             raise ValueError(f"observation={observation!r} is unknown: use 'frame' or 'latent'")
-        self.model = model = WorldModel.from_pretrained(world, device=device or "cpu")
+        model, self.simulator = open_world(world, device=device or "cpu", steps=steps)
+        self.model, self.device = model, model.device
         self.spec, self.horizon, self.fingerprint = model.spec, horizon, model.fingerprint
-        sampling = model.spec.sampling if steps is None else dataclasses.replace(model.spec.sampling, steps=steps)
-        self.simulator, self.device = Simulator(model, sampling=sampling), model.device
         self.starts = Starts(model, context=context, conditioning=conditioning)
         self.latent = observation == "latent"
         self.space = _space(model, latent=self.latent)
@@ -120,7 +118,7 @@ class Rows:
         if not self.latent:
             return self.observations.clone()
         with torch.no_grad():
-            made = self.model.tokenizer.decode(self.observations.to(self.simulator.dtype))  # (B, 3, H, W)
+            made = self.model.tokenizer.decode(self.observations.to(self.model.dtype))  # (B, 3, H, W)
             return to_uint8(made.float().nan_to_num())  # (B, H, W, 3)
 
     def reset(
@@ -225,7 +223,7 @@ class Rows:
     def _observe(self, start: Start) -> Tensor:
         """Return the start's last frame as an observation ``(1, ...)``; each on its own, so a row does not depend on the others."""
         frame = torch.tensor(start.context.frames[-1:], device=self.device)  # (1, H, W, 3)
-        return self.model.tokenizer.encode(to_model(frame).to(self.simulator.dtype)).float() if self.latent else frame
+        return self.model.tokenizer.encode(to_model(frame).to(self.model.dtype)).float() if self.latent else frame
 
 
 def to_host(values: Tensor) -> NDArray[Any]:
@@ -234,7 +232,7 @@ def to_host(values: Tensor) -> NDArray[Any]:
     return array
 
 
-def _space(model: WorldModel, *, latent: bool) -> spaces.Box:
+def _space(model: World, *, latent: bool) -> spaces.Box:
     if latent:
         return spaces.Box(-np.inf, np.inf, tuple(model.tokenizer.latent_shape), np.float32)
     return spaces.Box(0, 255, (*model.spec.frame_size, 3), np.uint8)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.model import WorldModel
+from worldsim.engine import World
 from worldsim.simulator import State
 from worldsim.snapshot import Snapshot, from_bytes, to_bytes
 
@@ -33,7 +33,7 @@ class WorldSnapshot:
         generators: State of each row's generator, which later starts are drawn from; None where it was left out.
     """
 
-    world: WorldModel = field(repr=False)
+    world: World = field(repr=False)
     latent: bool
     state: State = field(repr=False)
     observations: Tensor = field(repr=False)
@@ -46,7 +46,7 @@ class WorldSnapshot:
         """Number of rows."""
         return len(self.over)
 
-    def check(self, world: WorldModel, *, latent: bool) -> None:
+    def check(self, world: World, *, latent: bool) -> None:
         """Refuse to be restored where it does not belong.
 
         Raises:
@@ -64,7 +64,7 @@ class WorldSnapshot:
         return to_bytes(Snapshot(self.state, {**arrays, "over": self.over}, notes), self.world)
 
     @staticmethod
-    def from_bytes(data: bytes, world: WorldModel) -> WorldSnapshot:
+    def from_bytes(data: bytes, world: World) -> WorldSnapshot:
         """Build the snapshot that ``to_bytes`` laid out, for ``world``.
 
         Raises:
@@ -89,7 +89,7 @@ def generator_from(bits: Mapping[str, Any]) -> np.random.Generator:
     return generator
 
 
-def as_snapshot(given: Any, world: WorldModel) -> WorldSnapshot:
+def as_snapshot(given: Any, world: World) -> WorldSnapshot:
     """Return a snapshot, from its bytes if need be.
 
     Raises:
@@ -102,7 +102,7 @@ def as_snapshot(given: Any, world: WorldModel) -> WorldSnapshot:
     return given
 
 
-def _same_checkpoint(name: str, fingerprint: str, world: WorldModel) -> None:
+def _same_checkpoint(name: str, fingerprint: str, world: World) -> None:
     if fingerprint != world.fingerprint:
         raise ValueError(
             f"snapshot is of world {name!r} (sha256 {fingerprint[:12]}), the environment runs {world.spec.name!r} "

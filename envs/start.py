@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from worldsim.contexts import Context
+from worldsim.engine import World
 from worldsim.envs.actions import action_row
 from worldsim.episode import Conditioning
-from worldsim.model import WorldModel
 from worldsim.spaces import is_integer, row_size
 from worldsim.targets import instantiate_allowed, suggest
 from worldsim.types import EpisodeStore, Frames
@@ -53,7 +53,7 @@ class Starts:
         ValueError: ``context`` or ``conditioning`` is not of that form.
     """
 
-    def __init__(self, world: WorldModel, *, context: Any = None, conditioning: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, world: World, *, context: Any = None, conditioning: Mapping[str, Any] | None = None) -> None:
         self.world, self.spec = world, world.spec
         self._defaults = {"context": context, "conditioning": conditioning}
         self._stores: dict[str, EpisodeStore] = {}

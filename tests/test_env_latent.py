@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from worldsim.envs.vector import WorldSimVectorEnv
 from worldsim.envs.world import WorldSimEnv
+from worldsim.tokenizer import to_uint8
 
 ACTION = np.array([0.5, 1, 0], np.float32)
 
@@ -62,7 +63,8 @@ def test_the_episode_is_the_one_of_frames(world_path: Path) -> None:
         rendered = latents.render()
         assert rendered is not None
         assert close(rendered, seen)
-        np.testing.assert_array_equal(latents.rows.simulator.decode(torch.from_numpy(latent)[None])[0], rendered)
+        decoded = to_uint8(latents.rows.model.tokenizer.decode(torch.from_numpy(latent)[None]))[0]
+        np.testing.assert_array_equal(decoded.numpy(), rendered)
 
 
 def test_the_first_latent_is_the_last_frame_of_the_context_encoded(world_path: Path) -> None:

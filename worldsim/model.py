@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from worldsim.checkpoint import content_hash, load_component, resolve, save_component
 from worldsim.contexts import Contexts
+from worldsim.devices import find_device
 from worldsim.dit import VideoDiT
 from worldsim.heads import Heads
 from worldsim.spaces import feature_size
 from worldsim.spec import WorldSpec
 from worldsim.tokenizer import FrameAutoencoder
+
+if TYPE_CHECKING:
+    from worldsim.oasis import OasisWorld
 
 _CACHE: dict[tuple[str, str, torch.dtype], WorldModel] = {}
 
@@ -54,12 +58,31 @@ class WorldModel(nn.Module):
             ValueError: There is no such world, a file of it is missing or altered, or the device is not there.
         """
         folder = resolve(name)
-        place = _device(device)
+        place = find_device(device)
         fingerprint = content_hash(folder)
         key = (fingerprint, str(place), dtype)
         if key not in _CACHE:
             _CACHE[key] = _load(folder, fingerprint).to(device=place, dtype=dtype).eval().requires_grad_(False)
         return _CACHE[key]
+
+    @staticmethod
+    def from_oasis(
+        dit_safetensors: str | Path, vae_safetensors: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> OasisWorld:
+        """Load Oasis-500M, or a model of its architecture, from the two files it is published as.
+
+        Args:
+            dit_safetensors: The denoiser's weights.
+            vae_safetensors: The autoencoder's weights.
+            device: Where to put it.
+            dtype: Weights' type.
+
+        Raises:
+            ValueError: A file is missing, damaged, no safetensors file, or does not fit the architecture.
+        """
+        from worldsim.oasis import from_oasis
+
+        return from_oasis(dit_safetensors, vae_safetensors, device=device, dtype=dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the world to ``folder``: one sub-folder a component, the contexts, and ``world.json`` last."""
@@ -75,17 +98,10 @@ class WorldModel(nn.Module):
         """Where the weights are."""
         return self.dynamics.place.device
 
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {str(device)!r} is unknown: use 'cpu' or 'cuda'") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r} was asked for, but torch sees no GPU here: use device='cpu'")
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {str(device)!r} was asked for, but torch sees GPUs 0..{torch.cuda.device_count() - 1}")
-    return place
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the dynamics' weights."""
+        return self.dynamics.place.dtype
 
 
 def _load(folder: Path, fingerprint: str) -> WorldModel:

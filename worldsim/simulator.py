@@ -297,13 +297,6 @@ class Simulator:
             finite=torch.stack([torch.isfinite(x).flatten(1).all(1) for x in given]).all(0),
         )
 
-    @torch.inference_mode()
-    def decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """Turn latents ``(B, C, h, w)`` of earlier steps into frames ``(B, H, W, 3)``."""
-        frames = to_uint8(self.world.tokenizer.decode(latents.to(self.device, self.dtype)).float().nan_to_num())  # (B, H, W, 3)
-        decoded: NDArray[np.uint8] = frames.cpu().numpy()
-        return decoded
-
     def _labels(self, readings: Readings) -> Tensor:
         """Return the labelled state ``(B, S)`` of one frame a row in physical units."""
         return readings.state[:, 0].float() * self._state_std + self._state_mean  # (B, S)

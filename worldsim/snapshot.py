@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from worldsim.model import WorldModel
+from worldsim.engine import World
 from worldsim.simulator import State
 
 FORMAT = "worldsim-snapshot"
@@ -38,7 +38,7 @@ class Snapshot:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def to_bytes(snapshot: Snapshot, world: WorldModel) -> bytes:
+def to_bytes(snapshot: Snapshot, world: World) -> bytes:
     """Write a snapshot as one safetensors file, with the world's fingerprint and a checksum in its header.
 
     Raises:
@@ -54,7 +54,7 @@ def to_bytes(snapshot: Snapshot, world: WorldModel) -> bytes:
     return save(tensors, metadata={_KEY: json.dumps(header)})  # one entry: safetensors keeps no order among several
 
 
-def from_bytes(data: bytes, world: WorldModel) -> Snapshot:
+def from_bytes(data: bytes, world: World) -> Snapshot:
     """Read what ``to_bytes`` wrote, for the same world.
 
     Raises:
@@ -75,8 +75,8 @@ def from_bytes(data: bytes, world: WorldModel) -> Snapshot:
     if header.get("sha256") != _digest(tensors, header.get("notes", "")):
         raise ValueError("snapshot is damaged: its checksum does not fit its content; take it from a copy")
     state = State(*(tensors[f"state.{f.name}"].to(world.device) for f in fields(State)))
-    if state.keys.dtype != world.dynamics.place.dtype:
-        raise ValueError(f"snapshot holds {state.keys.dtype}, the world runs in {world.dynamics.place.dtype}: load the world in that type")
+    if state.keys.dtype != world.dtype:
+        raise ValueError(f"snapshot holds {state.keys.dtype}, the world runs in {world.dtype}: load the world in that type")
     arrays = {name.removeprefix("arrays."): value.numpy() for name, value in tensors.items() if name.startswith("arrays.")}
     return Snapshot(state, arrays, json.loads(header["notes"]))
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from worldsim.conditioning import Vocabulary
 from worldsim.contexts import Contexts
-from worldsim.model import _device
+from worldsim.devices import find_device
 from worldsim.oasis.actions import ACTIONS, action_space
 from worldsim.oasis.dit import OasisDiT
 from worldsim.oasis.loading import NAME, REPOSITORY, find_weights, load_dit, load_vae
@@ -48,6 +48,11 @@ class OasisWorld(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.dit.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the denoiser's weights."""
+        return self.dit.dtype
 
 
 def describe(frame_size: tuple[int, int] = (360, 640)) -> WorldSpec:
@@ -92,7 +97,7 @@ def from_oasis(
     Raises:
         ValueError: A file is missing, damaged, pickled or something else, the two do not fit each other, or the device is not there.
     """
-    place, files = _device(device), (Path(dit_safetensors), Path(vae_safetensors))
+    place, files = find_device(device), (Path(dit_safetensors), Path(vae_safetensors))
     dit = load_dit(files[0], head_dim=head_dim, dtype=dtype)
     vae = load_vae(files[1], frame_size=frame_size, head_dim=head_dim, dtype=dtype)
     _check_fit(dit, vae, files)

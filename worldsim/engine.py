@@ -1,0 +1,82 @@
+"""What environments need of a world and of what runs it, and the opening of both by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.contexts import Context, Contexts
+from worldsim.model import WorldModel
+from worldsim.simulator import Simulator, State, TensorStep
+from worldsim.spec import Sampling, WorldSpec
+
+
+class World(Protocol):
+    """A trained world: its spec, start contexts, tokenizer, and the sha256 over its files."""
+
+    spec: WorldSpec
+    contexts: Contexts
+    fingerprint: str
+
+    @property
+    def tokenizer(self) -> Any:
+        """Frames to latents and back."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, and of what rollouts remember."""
+        ...
+
+
+class Engine(Protocol):
+    """Runs B rows of a world forward in time, as ``worldsim.simulator.Simulator`` does."""
+
+    sampling: Sampling
+    device: torch.device
+
+    @property
+    def world(self) -> World:
+        """What is run."""
+        ...
+
+    def begin(self, contexts: Sequence[Context], seeds: Sequence[int]) -> tuple[State, NDArray[np.float32]]:
+        """Begin one row a context; also read the labelled state ``(B, S)`` of each context's last frame."""
+        ...
+
+    def step_tensors(self, state: State, features: Tensor, *, decode: bool = True) -> tuple[State, TensorStep]:
+        """Move every row one frame on by action features ``(B, A)``."""
+        ...
+
+
+def open_world(name: str, *, device: str | torch.device = "cpu", steps: int | None = None) -> tuple[World, Engine]:
+    """Load a world and what runs it.
+
+    Args:
+        name: A shipped world, a folder, a Hub repository, or ``oasis-500m``, whose weights the user has fetched.
+        device: Where to run it.
+        steps: Denoising steps a frame; None for the world's own number.
+
+    Raises:
+        ValueError: There is no such world or device, its files are damaged, or the number of steps is out of its range.
+    """
+    from worldsim import oasis
+
+    if name == oasis.NAME:
+        published = oasis.from_pretrained(device=device)
+        sampling = published.spec.sampling if steps is None else dataclasses.replace(published.spec.sampling, steps=steps)
+        return published, oasis.OasisSimulator(published, sampling=sampling)
+    world = WorldModel.from_pretrained(name, device=device)
+    sampling = world.spec.sampling if steps is None else dataclasses.replace(world.spec.sampling, steps=steps)
+    return world, Simulator(world, sampling=sampling)
