@@ -134,7 +134,7 @@ def test_a_preset_wins_over_the_defaults_and_the_user_over_the_preset(write: Any
     default, preset = compose("train_dynamics"), compose("train_dynamics", ["preset=carracing_nano"])
     assert (default.name, preset.name) == ("my-world", "carracing-nano")
     assert preset.loop.steps != default.loop.steps
-    assert preset.loop.lr == default.loop.lr
+    assert preset.loop.weight_decay == default.loop.weight_decay
     for overrides in (["preset=carracing_nano", "loop.steps=7", "name=mine"], ["name=mine", "loop.steps=7", "preset=carracing_nano"]):
         told = compose("train_dynamics", overrides)
         assert (told.loop.steps, told.name, told.clip, told.objective) == (7, "mine", preset.clip, preset.objective)
