@@ -265,19 +265,13 @@ class Simulator:
 
     def _remember(self, state: State, out: FrameOutputs, seen: Tensor) -> State:
         turned = self.sink + (state.position - self.sink) % self.spec.window  # (B,)
-        slot = torch.where(state.position < self.sink, state.position, turned)  # (B,)
-        here = torch.arange(state.remembered.shape[1], device=self.device) == slot[:, None]  # (B, P)
-        spread = here[:, None, None, None, :, None]  # (B, 1, 1, 1, P, 1)
+        slot, rows = torch.where(state.position < self.sink, state.position, turned), torch.arange(len(state), device=self.device)  # (B,)
+        keys, values, remembered = state.keys.clone(), state.values.clone(), state.remembered.clone()
+        keys[rows, :, :, :, slot] = out.keys[..., 0, :].transpose(0, 1)  # (B, layers, N, heads, d)
+        values[rows, :, :, :, slot] = out.values[..., 0, :].transpose(0, 1)  # (B, layers, N, heads, d)
+        remembered[rows, slot] = state.position
         history = torch.cat((seen.to(state.history.dtype), state.history), dim=1)[:, : state.history.shape[1]]  # (B, H, C, h, w)
-        return State(
-            keys=torch.where(spread, out.keys.transpose(0, 1), state.keys),
-            values=torch.where(spread, out.values.transpose(0, 1), state.values),
-            remembered=torch.where(here, state.position[:, None], state.remembered),
-            history=history,
-            position=state.position + 1,
-            seed=state.seed,
-            condition=state.condition,
-        )
+        return State(keys, values, remembered, history, state.position + 1, state.seed, state.condition)
 
     def _read(self, latents: Tensor, out: FrameOutputs, *, decode: bool) -> TensorStep:
         readings = self.world.heads(out.hidden)
@@ -294,7 +288,7 @@ class Simulator:
             reward=readings.reward[:, 0].clamp(low, high),
             end=readings.end_logit[:, 0].sigmoid(),
             state=self._labels(readings),
-            finite=torch.stack([torch.isfinite(x).flatten(1).all(1) for x in given]).all(0),
+            finite=torch.stack([torch.isfinite(x.flatten(1).sum(1)) for x in given]).all(0),  # a sum keeps NaN and infinity
         )
 
     def _labels(self, readings: Readings) -> Tensor:
