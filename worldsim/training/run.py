@@ -100,7 +100,8 @@ def train_dynamics(cfg: DictConfig) -> None:
     """Train dynamics and heads on a tokenizer's latents by ``configs/train_dynamics.yaml``; the world is saved to ``cfg.out``/world."""
     store, folder = open_data(cfg), Path(cfg.out)
     check_counts(cfg, "batch_size", "clip", "context_frames", "sample_horizon")
-    tokenizer = open_tokenizer(cfg, store).to(PartialState().device)
+    found: Any = open_tokenizer(cfg, store)  # diffusers gives its `to` no types
+    tokenizer: FrameAutoencoder = found.to(PartialState().device)
     with seeded(cfg.loop.seed), PartialState().main_process_first():  # who comes second finds the latents encoded
         made = WorldBuilder(store, tokenizer, cfg, folder)
     trainer = Trainer(made.task, loop_config(cfg), folder)
