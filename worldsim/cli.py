@@ -18,11 +18,19 @@ from worldsim import __version__
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: the primary config of its settings, the function that runs it as ``module:function``, and one line of help."""
+    """A subcommand.
+
+    Attributes:
+        config: The primary config of its settings.
+        run: The function that runs it, as ``module:function``.
+        help: One line of help.
+        path: The setting that a bare PATH stands for; empty where there is none.
+    """
 
     config: str
     run: str
     help: str
+    path: str = ""
 
 
 COMMANDS = {
@@ -34,6 +42,20 @@ COMMANDS = {
     "evaluate": Command("evaluate", "worldsim.evaluation.run:main", "measure a world on held-out episodes"),
     "generate": Command("generate", "worldsim.datasets.generate:main", "roll a world out over scenarios -> dataset"),
     "play": Command("play", "worldsim.envs.play:main", "drive a world with the keyboard"),
+    "data plan": Command("data_plan", "worldsim.datasets.commands:plan", "write down what a dataset will hold", "out"),
+    "data run": Command("data_run", "worldsim.datasets.commands:run", "record what a planned dataset lacks", "out"),
+    "data resume": Command("data_resume", "worldsim.datasets.commands:resume", "go on with a job, failed episodes included", "out"),
+    "data status": Command("data_status", "worldsim.datasets.commands:status", "how far a job is, from any machine", "dataset"),
+    "data verify": Command("data_verify", "worldsim.datasets.verify:main", "read everything again and name what is damaged", "dataset"),
+    "data finalize": Command("data_finalize", "worldsim.datasets.commands:finalize", "write index, statistics and manifest", "dataset"),
+    "data preview": Command("data_preview", "worldsim.datasets.page:main", "pictures, a video and a page of the episodes", "dataset"),
+    "data stats": Command("data_stats", "worldsim.datasets.stats:main", "tables and plots of what is in it", "dataset"),
+    "data export": Command("data_export", "worldsim.datasets.exporting:main", "copy it into another format", "dataset"),
+    "data import": Command("data_import", "worldsim.datasets.importing:main", "copy other recordings into a dataset", "source"),
+    "data merge": Command("data_merge", "worldsim.datasets.commands:merge", "put several datasets into one", "out"),
+    "data regenerate": Command(
+        "data_regenerate", "worldsim.datasets.commands:regenerate", "make an episode again and compare it", "dataset"
+    ),
 }
 WORLDS = Path(__file__).parent / "worlds"
 
@@ -74,6 +96,9 @@ def _end(*_: object) -> NoReturn:
 
 def _dispatch(args: list[str]) -> int:
     name, rest = _split(args)
+    if name == "data" and not set(rest) - {"-h", "--help"}:
+        print(_overview("data "))
+        return 0
     if name == "worlds":
         return _list_worlds()
     if name in COMMANDS:
@@ -88,22 +113,25 @@ def _dispatch(args: list[str]) -> int:
 
 def _split(args: list[str]) -> tuple[str, list[str]]:
     """Return the command's name, of one or two words, and the arguments after it."""
-    if args[:1] == ["train"] and len(args) > 1 and "=" not in args[1] and not args[1].startswith("-"):
+    if args[:1] in (["train"], ["data"]) and len(args) > 1 and "=" not in args[1] and not args[1].startswith("-"):
         return " ".join(args[:2]), args[2:]
     return (args[0], args[1:]) if args else ("", [])
 
 
-def _overview() -> str:
-    lines = [f"  {name:<17}{command.help}" for name, command in COMMANDS.items()]
+def _overview(start: str = "") -> str:
+    lines = [f"  {name:<17}{command.help}" for name, command in COMMANDS.items() if not name.startswith("data ")]
     lines.append(f"  {'worlds':<17}list the worlds that are shipped")
-    return "\n".join(["usage: worldsim COMMAND [key=value ...] [options]", "", "commands:", *lines, "", _EPILOG])
+    data = [f"  {name:<17}{command.help}" for name, command in COMMANDS.items() if name.startswith("data ")]
+    groups = ["datasets:", *data, ""] if start else ["commands:", *lines, "", "datasets:", *data, ""]
+    return "\n".join([f"usage: worldsim {start}COMMAND [key=value ...] [options]", "", *groups, _EPILOG])
 
 
 def _run(name: str, command: Command, args: list[str]) -> int:
     from worldsim.config import compose
 
     options = _parser(name, command, with_settings=bool({"-h", "--help"} & set(args))).parse_intermixed_args(args)
-    config = compose(command.config, options.settings, options.config, allow_missing=options.print)
+    settings = [_setting(command, text) for text in options.settings]
+    config = compose(command.config, settings, options.config, allow_missing=options.print)
     if options.print:
         print(_yaml(config), end="")
         return 0
@@ -112,7 +140,16 @@ def _run(name: str, command: Command, args: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _setting(command: Command, text: str) -> str:
+    """Return ``key=value`` for a bare PATH."""
+    if "=" in text or not command.path:
+        return text
+    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{command.path}='{quoted}'"
+
+
 def _parser(name: str, command: Command, *, with_settings: bool) -> argparse.ArgumentParser:
+    path = f"; a bare PATH stands for {command.path}=PATH" if command.path else ""
     parser = argparse.ArgumentParser(
         prog=f"worldsim {name}",
         description=command.help,
@@ -120,7 +157,7 @@ def _parser(name: str, command: Command, *, with_settings: bool) -> argparse.Arg
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, as seed=3 or source.id=CartPole-v1")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, as seed=3 or source.id=CartPole-v1" + path)
     parser.add_argument("--config", metavar="FILE.yaml", help="a file of settings; those on the command line win over it")
     parser.add_argument("--print", action="store_true", help="show the settings and stop")
     parser.add_argument("--traceback", action="store_true", help="show where an error arose")
