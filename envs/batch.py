@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.envs.rows import NOT_FINITE, Outcome, Rows
+from worldsim.envs.rows import NOT_FINITE, Outcome, Rows, to_host
 from worldsim.envs.snapshot import WorldSnapshot, as_snapshot
 
 
@@ -89,10 +89,10 @@ class Batch:
             idle = torch.from_numpy(waiting).to(self.rows.device)
             outcome = self.rows.step(features)
             started = self._start(np.flatnonzero(waiting).tolist())
-            return Taken(self._without(outcome, idle), (), started, ~to_bool(outcome.finite) & ~waiting)
+            return Taken(self._without(outcome, idle), (), started, ~to_host(outcome.finite) & ~waiting)
         outcome = self.rows.step(features)
         ended = np.flatnonzero(self.rows.over).tolist() if self.mode is AutoresetMode.SAME_STEP else []
-        return Taken(outcome, tuple(ended), self._start(ended) if ended else {}, ~to_bool(outcome.finite))
+        return Taken(outcome, tuple(ended), self._start(ended) if ended else {}, ~to_host(outcome.finite))
 
     def info(self, taken: Taken, row: int) -> dict[str, Any]:
         """Return what the single environment's ``info`` would be after the step."""
@@ -171,9 +171,3 @@ class Batch:
         if found.dtype.kind not in "iu" or found.ndim != 1 or not len(found) or found.min() < 0 or found.max() >= count:
             raise ValueError(f"indices={given!r} must be whole numbers in 0..{count - 1}, at least one")
         return [int(row) for row in found]
-
-
-def to_bool(values: Tensor) -> NDArray[np.bool_]:
-    """Return a bool tensor as a NumPy array."""
-    array: NDArray[np.bool_] = values.cpu().numpy()
-    return array

@@ -26,8 +26,13 @@ torch.set_num_threads(1)
 MakeWorld = Callable[..., WorldModel]
 
 
-def build_world(action_space: Space[Any] | None = None, *, seed: int = 0, contexts: int = 4, steps: int = 2) -> WorldModel:
-    """Build an untrained world whose every weight is random, so that actions, context and noise all show in its frames."""
+def build_world(
+    action_space: Space[Any] | None = None, *, seed: int = 0, contexts: int = 4, steps: int = 2, end_logit: float | None = None
+) -> WorldModel:
+    """Build an untrained world whose every weight is random, so that actions, context and noise all show in its frames.
+
+    ``end_logit`` lets its end head say the same whatever it sees: -50 for never, 50 for at once.
+    """
     torch.manual_seed(seed)
     space = action_space or spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
     vocabulary = Vocabulary(tags=("dark", "wet"), words=("grey", "road"), numbers={"red": (0.5, 0.2)})
@@ -46,6 +51,9 @@ def build_world(action_space: Space[Any] | None = None, *, seed: int = 0, contex
     for module in (tokenizer, dynamics, heads):
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.08) if parameter.ndim > 1 else None
+    if end_logit is not None:
+        last: Any = heads.mlp[-1]
+        torch.nn.init.constant_(last.bias[heads.sizes[0] : heads.sizes[0] + 1], end_logit)
     spec = WorldSpec(
         name="tiny",
         frame_size=(16, 16),
@@ -86,4 +94,12 @@ def world_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a saved tiny world."""
     folder = tmp_path_factory.mktemp("worlds") / "tiny"
     build_world().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def endless_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a saved tiny world whose episodes do not end by themselves."""
+    folder = tmp_path_factory.mktemp("endless") / "tiny"
+    build_world(end_logit=-50.0).save_pretrained(folder)
     return folder

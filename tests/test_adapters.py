@@ -27,42 +27,32 @@ def _libraries_warn() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def world_path(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a tiny world whose episodes do not end by themselves."""
-    world, folder = make_world(), tmp_path_factory.mktemp("endless") / "tiny"
-    last: Any = world.heads.mlp[-1]
-    last.bias[world.heads.sizes[0]] = -50.0
-    world.save_pretrained(folder)
-    return folder
-
-
-def batch(world_path: Path, **keywords: Any) -> Any:
-    return gym.make_vec("WorldSim-v0", num_envs=2, world=str(world_path), **keywords)
+def batch(endless_path: Path, **keywords: Any) -> Any:
+    return gym.make_vec("WorldSim-v0", num_envs=2, world=str(endless_path), **keywords)
 
 
 # ---------------------------------------------------------------- Stable-Baselines3
 
 
-def sb3(world_path: Path, **keywords: Any) -> Any:
+def sb3(endless_path: Path, **keywords: Any) -> Any:
     from worldsim.envs.sb3 import SB3VecEnv
 
-    return SB3VecEnv(batch(world_path, autoreset_mode="SameStep", **keywords))
+    return SB3VecEnv(batch(endless_path, autoreset_mode="SameStep", **keywords))
 
 
 @needs_sb3
-def test_sb3_checks_the_single_environment(world_path: Path) -> None:
+def test_sb3_checks_the_single_environment(endless_path: Path) -> None:
     check_env = pytest.importorskip("stable_baselines3.common.env_checker").check_env
 
-    check_env(gym.make("WorldSim-v0", world=str(world_path)))
+    check_env(gym.make("WorldSim-v0", world=str(endless_path)))
 
 
 @needs_sb3
-def test_the_vec_env_gives_what_sb3_makes_of_single_environments(world_path: Path) -> None:
+def test_the_vec_env_gives_what_sb3_makes_of_single_environments(endless_path: Path) -> None:
     DummyVecEnv = pytest.importorskip("stable_baselines3.common.vec_env").DummyVecEnv
 
-    ours = sb3(world_path, horizon=2)
-    theirs = DummyVecEnv([lambda: gym.make("WorldSim-v0", world=str(world_path), horizon=2)] * 2)
+    ours = sb3(endless_path, horizon=2)
+    theirs = DummyVecEnv([lambda: gym.make("WorldSim-v0", world=str(endless_path), horizon=2)] * 2)
     for env in (ours, theirs):
         env.seed(7)
         env.set_options({"context": 2})
@@ -87,27 +77,27 @@ def test_the_vec_env_gives_what_sb3_makes_of_single_environments(world_path: Pat
 
 @needs_sb3
 @pytest.mark.parametrize("observation", ["frame", "latent"])
-def test_ppo_learns_on_it(world_path: Path, observation: str) -> None:
+def test_ppo_learns_on_it(endless_path: Path, observation: str) -> None:
     PPO = pytest.importorskip("stable_baselines3").PPO
     VecMonitor = pytest.importorskip("stable_baselines3.common.vec_env").VecMonitor
 
-    env = VecMonitor(sb3(world_path, horizon=16, observation=observation))
+    env = VecMonitor(sb3(endless_path, horizon=16, observation=observation))
     model = PPO("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, seed=0, device="cpu").learn(128)
     assert model.num_timesteps == 128
     assert len(model.ep_info_buffer) == 8
 
 
 @needs_sb3
-def test_ppo_learns_on_the_single_environment(world_path: Path) -> None:
+def test_ppo_learns_on_the_single_environment(endless_path: Path) -> None:
     PPO = pytest.importorskip("stable_baselines3").PPO
 
-    env = gym.make("WorldSim-v0", world=str(world_path), horizon=16)
+    env = gym.make("WorldSim-v0", world=str(endless_path), horizon=16)
     assert PPO("MlpPolicy", env, n_steps=128, batch_size=64, n_epochs=1, device="cpu").learn(256).num_timesteps == 256
 
 
 @needs_sb3
-def test_the_vec_env_tells_and_shows(world_path: Path) -> None:
-    env = sb3(world_path, render_mode="rgb_array")
+def test_the_vec_env_tells_and_shows(endless_path: Path) -> None:
+    env = sb3(endless_path, render_mode="rgb_array")
     frames = env.reset()
     assert env.render_mode == "rgb_array"
     np.testing.assert_array_equal(np.stack(env.get_images()), frames)
@@ -124,11 +114,11 @@ def test_the_vec_env_tells_and_shows(world_path: Path) -> None:
 
 
 @needs_sb3
-def test_other_environments_are_refused(world_path: Path) -> None:
+def test_other_environments_are_refused(endless_path: Path) -> None:
     from worldsim.envs.sb3 import SB3VecEnv
 
     with pytest.raises(ValueError, match="autoreset_mode='NextStep' is not what Stable-Baselines3 expects: use 'SameStep'"):
-        SB3VecEnv(batch(world_path))
+        SB3VecEnv(batch(endless_path))
     with pytest.raises(ValueError, match="is no WorldSimVectorEnv"):
         SB3VecEnv(SyncVectorEnv([lambda: gym.make("CartPole-v1")]))
 
@@ -145,10 +135,10 @@ def test_without_sb3_the_extra_is_named() -> None:
 @needs_torchrl
 @pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
 @pytest.mark.parametrize("observation", ["frame", "latent"])
-def test_torchrl_takes_the_batch(world_path: Path, mode: str, observation: str) -> None:
+def test_torchrl_takes_the_batch(endless_path: Path, mode: str, observation: str) -> None:
     GymWrapper = pytest.importorskip("torchrl.envs").GymWrapper
 
-    made = batch(world_path, horizon=3, autoreset_mode=mode, observation=observation)
+    made = batch(endless_path, horizon=3, autoreset_mode=mode, observation=observation)
     env = GymWrapper(WithoutInfos(made) if mode == "SameStep" else made)
     assert tuple(env.batch_size) == (2,)
     out = env.rollout(8, break_when_any_done=False)
@@ -161,11 +151,11 @@ def test_torchrl_takes_the_batch(world_path: Path, mode: str, observation: str) 
 
 
 @needs_torchrl
-def test_torchrl_takes_the_single_environment(world_path: Path) -> None:
+def test_torchrl_takes_the_single_environment(endless_path: Path) -> None:
     GymEnv = pytest.importorskip("torchrl.envs").GymEnv
     check_env_specs = pytest.importorskip("torchrl.envs.utils").check_env_specs
 
-    env = GymEnv("WorldSim-v0", world=str(world_path), device="cpu")
+    env = GymEnv("WorldSim-v0", world=str(endless_path), device="cpu")
     check_env_specs(env)
     assert env.rollout(4)["next", "reward"].shape == (4, 1)
 
@@ -184,9 +174,9 @@ def run_example(name: str, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("observation", ["latent", "frame"])
-def test_the_example_of_ppo_runs(world_path: Path, observation: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_ppo_runs(endless_path: Path, observation: str, capsys: pytest.CaptureFixture[str]) -> None:
     run_example(
-        "ppo", f"--world={world_path}", f"--observation={observation}", "--steps=128", "--rollout=32", "--num-envs=2", "--horizon=8"
+        "ppo", f"--world={endless_path}", f"--observation={observation}", "--steps=128", "--rollout=32", "--num-envs=2", "--horizon=8"
     )
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["steps 64", "steps 128"]
@@ -194,6 +184,6 @@ def test_the_example_of_ppo_runs(world_path: Path, observation: str, capsys: pyt
 
 
 @needs_torchrl
-def test_the_example_of_a_torchrl_collector_runs(world_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_example("torchrl_collector", f"--world={world_path}", "--steps=64", "--num-envs=2", "--horizon=5")
+def test_the_example_of_a_torchrl_collector_runs(endless_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_example("torchrl_collector", f"--world={endless_path}", "--steps=64", "--num-envs=2", "--horizon=5")
     assert "steps 64" in capsys.readouterr().out

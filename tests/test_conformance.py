@@ -30,14 +30,9 @@ def _headless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
 
 
-@pytest.fixture(scope="module")
-def world_path(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the folder of a tiny world whose episodes do not end by themselves."""
-    world, folder = make_world(), tmp_path_factory.mktemp("endless") / "tiny"
-    last: Any = world.heads.mlp[-1]
-    last.bias[world.heads.sizes[0]] = -50.0
-    world.save_pretrained(folder)
-    return str(folder)
+@pytest.fixture
+def world_path(endless_path: Path) -> str:
+    return str(endless_path)
 
 
 def batch(world: str, mode: AutoresetMode = AutoresetMode.NEXT_STEP, **keywords: Any) -> VectorEnv[Any, Any, Any]:

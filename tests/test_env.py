@@ -6,7 +6,6 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -39,43 +38,18 @@ def _headless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
 
 
-def set_end(world: WorldModel, logit: float) -> None:
-    last: Any = world.heads.mlp[-1]
-    last.bias[world.heads.sizes[0]] = logit
-
-
-def never_end(world: WorldModel) -> None:
-    """Let the end head say no whatever it sees."""
-    set_end(world, -50.0)
-
-
-def end_at_once(world: WorldModel) -> None:
-    """Let the end head say yes whatever it sees."""
-    set_end(world, 50.0)
-
-
-@pytest.fixture(scope="module")
-def world_path(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a tiny world whose episodes do not end by themselves."""
-    world, folder = make_world(), tmp_path_factory.mktemp("endless") / "tiny"
-    never_end(world)
-    world.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def env(world_path: Path) -> WorldSimEnv:
-    return WorldSimEnv(str(world_path))
+def env(endless_path: Path) -> WorldSimEnv:
+    return WorldSimEnv(str(endless_path))
 
 
 @pytest.fixture
 def save(make_world: Any, tmp_path: Path) -> Any:
-    """Save a tiny world, changed by ``change``, and return its folder."""
+    """Save a tiny world, some fields of its spec changed, and return its folder."""
 
-    def run(space: Space[Any] | None = None, change: Callable[[WorldModel], None] = never_end, **fields: Any) -> str:
-        world: WorldModel = make_world(space)
+    def run(space: Space[Any] | None = None, end_logit: float = -50.0, **fields: Any) -> str:
+        world: WorldModel = make_world(space, end_logit=end_logit)
         world.spec = replace(world.spec, **fields)
-        change(world)
         folder = tmp_path / "changed"
         world.save_pretrained(folder)
         return str(folder)
@@ -86,8 +60,8 @@ def save(make_world: Any, tmp_path: Path) -> Any:
 # ---------------------------------------------------------------- Gymnasium's contract
 
 
-def test_check_env_has_nothing_to_say(world_path: Path) -> None:
-    check_env(gym.make("WorldSim-v0", world=str(world_path)).unwrapped)
+def test_check_env_has_nothing_to_say(endless_path: Path) -> None:
+    check_env(gym.make("WorldSim-v0", world=str(endless_path)).unwrapped)
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
@@ -100,8 +74,8 @@ def test_check_env_with_every_action_space(save: Any, space: Space[Any]) -> None
     env.step(env.action_space.sample())
 
 
-def test_make_passes_the_passive_checks_and_wrappers(world_path: Path) -> None:
-    env = RecordEpisodeStatistics(gym.make("worldsim:WorldSim-v0", world=str(world_path), horizon=3, render_mode="rgb_array"))
+def test_make_passes_the_passive_checks_and_wrappers(endless_path: Path) -> None:
+    env = RecordEpisodeStatistics(gym.make("worldsim:WorldSim-v0", world=str(endless_path), horizon=3, render_mode="rgb_array"))
     env.reset(seed=0)
     *_, (_, _, _, truncated, info) = [env.step(env.action_space.sample()) for _ in range(3)]
     assert truncated
@@ -159,8 +133,8 @@ def test_actions_show_in_the_next_frame(env: WorldSimEnv) -> None:
     assert (seen[0] != seen[1]).any()
 
 
-def test_what_is_returned_stays_as_it_was(world_path: Path) -> None:
-    env = WorldSimEnv(str(world_path), render_mode="rgb_array")
+def test_what_is_returned_stays_as_it_was(endless_path: Path) -> None:
+    env = WorldSimEnv(str(endless_path), render_mode="rgb_array")
     frame, info = env.reset(seed=1)
     kept = frame.copy(), deepcopy(info)
     rendered = env.render()
@@ -174,8 +148,8 @@ def test_what_is_returned_stays_as_it_was(world_path: Path) -> None:
     assert fresh == kept[1]
 
 
-def test_spec_is_json_and_the_environment_pickles(world_path: Path) -> None:
-    env = gym.make("WorldSim-v0", world=str(world_path), horizon=5, steps=1, context=2, conditioning={"tags": ["wet"]})
+def test_spec_is_json_and_the_environment_pickles(endless_path: Path) -> None:
+    env = gym.make("WorldSim-v0", world=str(endless_path), horizon=5, steps=1, context=2, conditioning={"tags": ["wet"]})
     assert env.spec is not None
     again = EnvSpec.from_json(env.spec.to_json()).make()
     copied = pickle.loads(pickle.dumps(env.unwrapped))
@@ -188,8 +162,8 @@ def test_spec_is_json_and_the_environment_pickles(world_path: Path) -> None:
     json.dumps(env.spec.kwargs)
 
 
-def test_two_environments_share_weights_and_nothing_else(world_path: Path) -> None:
-    one, two = WorldSimEnv(str(world_path)), WorldSimEnv(str(world_path))
+def test_two_environments_share_weights_and_nothing_else(endless_path: Path) -> None:
+    one, two = WorldSimEnv(str(endless_path)), WorldSimEnv(str(endless_path))
     assert one.rows.simulator.world is two.rows.simulator.world
     one.action_space.seed(0)
     first = one.action_space.sample()
@@ -201,9 +175,9 @@ def test_two_environments_share_weights_and_nothing_else(world_path: Path) -> No
         two.step(np.zeros(3))
 
 
-def test_closing_twice_is_harmless(world_path: Path) -> None:
+def test_closing_twice_is_harmless(endless_path: Path) -> None:
     for mode in (None, "rgb_array", "human"):
-        env = WorldSimEnv(str(world_path), render_mode=mode)
+        env = WorldSimEnv(str(endless_path), render_mode=mode)
         env.reset(seed=0)
         env.close()
         env.close()
@@ -244,8 +218,8 @@ def test_an_action_outside_a_discrete_space_is_refused(save: Any) -> None:
             env.step(action)
 
 
-def test_a_step_needs_a_running_episode(world_path: Path) -> None:
-    env = WorldSimEnv(str(world_path), horizon=2)
+def test_a_step_needs_a_running_episode(endless_path: Path) -> None:
+    env = WorldSimEnv(str(endless_path), horizon=2)
     with pytest.raises(ResetNeeded, match=r"call reset\(\) first"):
         env.step(np.zeros(3))
     env.reset(seed=0)
@@ -256,19 +230,19 @@ def test_a_step_needs_a_running_episode(world_path: Path) -> None:
     assert env.step(np.zeros(3))[3] is False
 
 
-def test_a_horizon_truncates_without_a_reason_and_none_never_does(world_path: Path) -> None:
-    env = WorldSimEnv(str(world_path), horizon=3)
+def test_a_horizon_truncates_without_a_reason_and_none_never_does(endless_path: Path) -> None:
+    env = WorldSimEnv(str(endless_path), horizon=3)
     env.reset(seed=0)
     out = [env.step(np.zeros(3)) for _ in range(3)]
     assert [step[3] for step in out] == [False, False, True]
     assert "truncation_reason" not in out[-1][4]
-    endless = WorldSimEnv(str(world_path), horizon=None)
+    endless = WorldSimEnv(str(endless_path), horizon=None)
     endless.reset(seed=0)
     assert not any(endless.step(np.zeros(3))[3] for _ in range(10))
 
 
 def test_the_end_head_terminates(save: Any) -> None:
-    env = WorldSimEnv(save(change=end_at_once), horizon=1)
+    env = WorldSimEnv(save(end_logit=50.0), horizon=1)
     env.reset(seed=0)
     _, _, terminated, truncated, info = env.step(np.zeros(3))
     assert (terminated, truncated) == (True, False)
@@ -291,9 +265,9 @@ def test_nan_truncates_and_repeats_the_last_good_frame(env: WorldSimEnv) -> None
     np.testing.assert_array_equal(env.step(np.zeros(3))[0], good)
 
 
-def test_sampling_steps_and_wrong_numbers(world_path: Path) -> None:
-    assert WorldSimEnv(str(world_path), steps=4).rows.simulator.sampling.steps == 4
-    assert WorldSimEnv(str(world_path), device=None).rows.simulator.device.type == "cpu"
+def test_sampling_steps_and_wrong_numbers(endless_path: Path) -> None:
+    assert WorldSimEnv(str(endless_path), steps=4).rows.simulator.sampling.steps == 4
+    assert WorldSimEnv(str(endless_path), device=None).rows.simulator.device.type == "cpu"
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"steps": 0}, "steps >= 1"),
         ({"horizon": 0}, "horizon=0 must be 1 or more steps, or None"),
@@ -301,14 +275,14 @@ def test_sampling_steps_and_wrong_numbers(world_path: Path) -> None:
     ]
     for keywords, message in wrong:
         with pytest.raises(ValueError, match=message):
-            WorldSimEnv(str(world_path), **keywords)
+            WorldSimEnv(str(endless_path), **keywords)
 
 
 # ---------------------------------------------------------------- rendering and keys
 
 
-def test_rgb_array_is_the_newest_frame(world_path: Path) -> None:
-    env = WorldSimEnv(str(world_path), render_mode="rgb_array")
+def test_rgb_array_is_the_newest_frame(endless_path: Path) -> None:
+    env = WorldSimEnv(str(endless_path), render_mode="rgb_array")
     env.reset(seed=0)
     frame = env.step(np.zeros(3))[0]
     rendered = env.render()
@@ -316,10 +290,10 @@ def test_rgb_array_is_the_newest_frame(world_path: Path) -> None:
     np.testing.assert_array_equal(rendered, frame)
 
 
-def test_human_shows_the_frame_enlarged(world_path: Path) -> None:
+def test_human_shows_the_frame_enlarged(endless_path: Path) -> None:
     import pygame
 
-    env = WorldSimEnv(str(world_path), render_mode="human")
+    env = WorldSimEnv(str(endless_path), render_mode="human")
     frame, _ = env.reset(seed=0)
     assert env.render() is None
     surface = pygame.display.get_surface()
@@ -331,9 +305,9 @@ def test_human_shows_the_frame_enlarged(world_path: Path) -> None:
     assert not pygame.display.get_init()
 
 
-def test_no_display_is_an_error_with_a_way_out(world_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_display_is_an_error_with_a_way_out(endless_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "nothing")
-    env = WorldSimEnv(str(world_path), render_mode="human")
+    env = WorldSimEnv(str(endless_path), render_mode="human")
     with pytest.raises(ValueError, match=r"no window can be opened here .*: use render_mode='rgb_array'"):
         env.reset(seed=0)
 

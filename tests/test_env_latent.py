@@ -20,19 +20,9 @@ from worldsim.tokenizer import to_uint8
 ACTION = np.array([0.5, 1, 0], np.float32)
 
 
-@pytest.fixture(scope="module")
-def world_path(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a tiny world whose episodes do not end by themselves."""
-    world, folder = make_world(), tmp_path_factory.mktemp("endless") / "tiny"
-    last: Any = world.heads.mlp[-1]
-    last.bias[world.heads.sizes[0]] = -50.0
-    world.save_pretrained(folder)
-    return folder
-
-
-def both(world_path: Path, **keywords: Any) -> tuple[WorldSimEnv, WorldSimEnv]:
+def both(endless_path: Path, **keywords: Any) -> tuple[WorldSimEnv, WorldSimEnv]:
     """Return an environment of frames and one of latents."""
-    return WorldSimEnv(str(world_path), **keywords), WorldSimEnv(str(world_path), observation="latent", **keywords)
+    return WorldSimEnv(str(endless_path), **keywords), WorldSimEnv(str(endless_path), observation="latent", **keywords)
 
 
 def close(one: Any, other: Any) -> bool:
@@ -40,20 +30,20 @@ def close(one: Any, other: Any) -> bool:
     return bool(np.abs(one.astype(int) - other.astype(int)).max() <= 1)
 
 
-def test_latents_are_observations(world_path: Path) -> None:
-    env = gym.make("WorldSim-v0", world=str(world_path), observation="latent")
+def test_latents_are_observations(endless_path: Path) -> None:
+    env = gym.make("WorldSim-v0", world=str(endless_path), observation="latent")
     assert env.observation_space == gym.spaces.Box(-np.inf, np.inf, (4, 4, 4), np.float32)
     latents, _ = env.reset(seed=0)
     assert env.observation_space.contains(latents)
     assert env.observation_space.contains(env.step(ACTION)[0])
-    batch = gym.make_vec("WorldSim-v0", num_envs=2, world=str(world_path), observation="latent")
+    batch = gym.make_vec("WorldSim-v0", num_envs=2, world=str(endless_path), observation="latent")
     assert batch.observation_space.shape == (2, 4, 4, 4)
     assert batch.observation_space.contains(batch.reset(seed=0)[0])
     assert batch.observation_space.contains(batch.step(np.stack([ACTION] * 2))[0])
 
 
-def test_the_episode_is_the_one_of_frames(world_path: Path) -> None:
-    frames, latents = both(world_path, render_mode="rgb_array")
+def test_the_episode_is_the_one_of_frames(endless_path: Path) -> None:
+    frames, latents = both(endless_path, render_mode="rgb_array")
     frames.reset(seed=3)
     latents.reset(seed=3)
     for _ in range(6):
@@ -67,16 +57,16 @@ def test_the_episode_is_the_one_of_frames(world_path: Path) -> None:
         np.testing.assert_array_equal(decoded.numpy(), rendered)
 
 
-def test_the_first_latent_is_the_last_frame_of_the_context_encoded(world_path: Path) -> None:
-    frames, latents = both(world_path)
+def test_the_first_latent_is_the_last_frame_of_the_context_encoded(endless_path: Path) -> None:
+    frames, latents = both(endless_path)
     frame, _ = frames.reset(seed=3)
     latent, _ = latents.reset(seed=3)
     pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 127.5 - 1
     np.testing.assert_allclose(latents.rows.model.tokenizer.encode(pixels)[0].numpy(), latent, atol=1e-5)
 
 
-def test_no_frame_is_decoded_until_it_is_asked_for(world_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    env = WorldSimVectorEnv(2, world=str(world_path), observation="latent", render_mode="rgb_array", horizon=2)
+def test_no_frame_is_decoded_until_it_is_asked_for(endless_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = WorldSimVectorEnv(2, world=str(endless_path), observation="latent", render_mode="rgb_array", horizon=2)
     decoded: list[tuple[int, ...]] = []
     tokenizer: Any = env.rows.model.tokenizer
     decode = tokenizer.decode
@@ -97,19 +87,19 @@ def test_no_frame_is_decoded_until_it_is_asked_for(world_path: Path, monkeypatch
     assert decoded == [(2, 4, 4, 4)]
 
 
-def test_a_row_of_latents_is_the_single_environment(world_path: Path) -> None:
-    batch = WorldSimVectorEnv(2, world=str(world_path), observation="latent")
+def test_a_row_of_latents_is_the_single_environment(endless_path: Path) -> None:
+    batch = WorldSimVectorEnv(2, world=str(endless_path), observation="latent")
     first, _ = batch.reset(seed=[8, 9])
     out = [batch.step(np.stack([ACTION] * 2))[0] for _ in range(4)]
     for row in range(2):
-        single = WorldSimEnv(str(world_path), observation="latent")
+        single = WorldSimEnv(str(endless_path), observation="latent")
         np.testing.assert_array_equal(single.reset(seed=8 + row)[0], first[row])
         for latents in out:
             np.testing.assert_allclose(single.step(ACTION)[0], latents[row], atol=1e-4)
 
 
-def test_what_is_returned_stays_as_it_was(world_path: Path) -> None:
-    env = WorldSimEnv(str(world_path), observation="latent")
+def test_what_is_returned_stays_as_it_was(endless_path: Path) -> None:
+    env = WorldSimEnv(str(endless_path), observation="latent")
     latent, _ = env.reset(seed=0)
     kept = latent.copy()
     stepped = env.step(ACTION)[0]
@@ -118,8 +108,8 @@ def test_what_is_returned_stays_as_it_was(world_path: Path) -> None:
     assert np.isfinite(env.step(ACTION)[0]).all()
 
 
-def test_nan_gives_the_last_good_latent_again(world_path: Path) -> None:
-    env = WorldSimEnv(str(world_path), observation="latent")
+def test_nan_gives_the_last_good_latent_again(endless_path: Path) -> None:
+    env = WorldSimEnv(str(endless_path), observation="latent")
     env.reset(seed=0)
     good = env.step(ACTION)[0]
     assert env.rows.state is not None
@@ -130,14 +120,14 @@ def test_nan_gives_the_last_good_latent_again(world_path: Path) -> None:
     assert "truncation_reason" in info
 
 
-def test_it_survives_a_spec_and_a_pickle(world_path: Path) -> None:
-    env = gym.make("WorldSim-v0", world=str(world_path), observation="latent")
+def test_it_survives_a_spec_and_a_pickle(endless_path: Path) -> None:
+    env = gym.make("WorldSim-v0", world=str(endless_path), observation="latent")
     assert env.spec is not None
     for again in (EnvSpec.from_json(env.spec.to_json()).make(), pickle.loads(pickle.dumps(env.unwrapped))):
         np.testing.assert_array_equal(again.reset(seed=1)[0], env.reset(seed=1)[0])
 
 
-def test_other_observations_are_refused(world_path: Path) -> None:
-    for make in (lambda: WorldSimEnv(str(world_path), observation="pixels"), lambda: WorldSimVectorEnv(2, observation="pixels")):
+def test_other_observations_are_refused(endless_path: Path) -> None:
+    for make in (lambda: WorldSimEnv(str(endless_path), observation="pixels"), lambda: WorldSimVectorEnv(2, observation="pixels")):
         with pytest.raises(ValueError, match="observation='pixels' is unknown: use 'frame' or 'latent'"):
             make()

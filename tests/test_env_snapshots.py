@@ -20,19 +20,9 @@ from worldsim.envs.world import WorldSimEnv
 ROWS = 3
 
 
-@pytest.fixture(scope="module")
-def world_path(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a tiny world whose episodes do not end by themselves."""
-    world, folder = make_world(), tmp_path_factory.mktemp("endless") / "tiny"
-    last: Any = world.heads.mlp[-1]
-    last.bias[world.heads.sizes[0]] = -50.0
-    world.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def env(world_path: Path) -> WorldSimVectorEnv:
-    return WorldSimVectorEnv(ROWS, world=str(world_path), horizon=30)
+def env(endless_path: Path) -> WorldSimVectorEnv:
+    return WorldSimVectorEnv(ROWS, world=str(endless_path), horizon=30)
 
 
 def tape(steps: int, rows: int = ROWS, *, seed: int = 0) -> NDArray[np.float32]:
@@ -55,22 +45,22 @@ def assert_equal(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize(("mode", "observation"), [("NextStep", "frame"), ("SameStep", "latent")])
-def test_a_restored_batch_replays_a_hundred_actions(world_path: Path, mode: str, observation: str) -> None:
+def test_a_restored_batch_replays_a_hundred_actions(endless_path: Path, mode: str, observation: str) -> None:
     """Through several ends and starts."""
-    env = WorldSimVectorEnv(ROWS, world=str(world_path), horizon=30, autoreset_mode=mode, observation=observation)
+    env = WorldSimVectorEnv(ROWS, world=str(endless_path), horizon=30, autoreset_mode=mode, observation=observation)
     env.reset(seed=0)
     before = [env.step(actions) for actions in tape(7)][-1]
     snapshot = env.clone_state()
     first = [env.step(actions) for actions in tape(100, seed=1)]
     np.testing.assert_array_equal(env.restore_state(snapshot), before[0])
     assert_equal([env.step(actions) for actions in tape(40, seed=1)], first[:40])
-    other = WorldSimVectorEnv(ROWS, world=str(world_path), horizon=30, autoreset_mode=mode, observation=observation)
+    other = WorldSimVectorEnv(ROWS, world=str(endless_path), horizon=30, autoreset_mode=mode, observation=observation)
     other.restore_state(snapshot.to_bytes())
     assert_equal([other.step(actions) for actions in tape(100, seed=1)], first)
 
 
-def test_a_restored_episode_replays_a_hundred_actions(world_path: Path) -> None:
-    env = WorldSimEnv(str(world_path), horizon=200)
+def test_a_restored_episode_replays_a_hundred_actions(endless_path: Path) -> None:
+    env = WorldSimEnv(str(endless_path), horizon=200)
     env.reset(seed=4)
     frame = [env.step(action) for action in tape(5)[:, 0]][-1][0]
     snapshot = env.clone_state()
@@ -80,7 +70,7 @@ def test_a_restored_episode_replays_a_hundred_actions(world_path: Path) -> None:
     np.testing.assert_array_equal(env.restore_state(snapshot), frame)
     assert_equal([env.step(action) for action in tape(100)[:, 1]], first)
     assert_equal(env.reset(), then)  # the next start too
-    fresh = WorldSimEnv(str(world_path), horizon=200)
+    fresh = WorldSimEnv(str(endless_path), horizon=200)
     fresh.restore_state(snapshot.to_bytes())
     assert_equal([fresh.step(action) for action in tape(100)[:, 1]], first)
     assert_equal(fresh.reset(), then)
@@ -102,15 +92,15 @@ print(digest.hexdigest())
 """
 
 
-def test_another_process_goes_on(env: WorldSimVectorEnv, world_path: Path, tmp_path: Path) -> None:
+def test_another_process_goes_on(env: WorldSimVectorEnv, endless_path: Path, tmp_path: Path) -> None:
     env.reset(seed=0)
     env.step(tape(1)[0])
     file = tmp_path / "snapshot.safetensors"
     file.write_bytes(env.clone_state().to_bytes())
     code = "import torch; torch.set_num_threads(1)\n" + REPLAY
-    done = subprocess.run([sys.executable, "-c", code, str(world_path), str(file)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, str(endless_path), str(file)], capture_output=True, text=True, check=True)
     printed: list[str] = []
-    argv, sys.argv = sys.argv, ["", str(world_path), str(file)]
+    argv, sys.argv = sys.argv, ["", str(endless_path), str(file)]
     try:
         exec(REPLAY, {"print": printed.append})
     finally:
@@ -131,9 +121,9 @@ def test_one_row_branches_into_many(env: WorldSimVectorEnv) -> None:
     assert len({frame.tobytes() for frame in apart[0]}) == ROWS
 
 
-def test_rows_are_put_where_they_are_wanted(env: WorldSimVectorEnv, world_path: Path) -> None:
+def test_rows_are_put_where_they_are_wanted(env: WorldSimVectorEnv, endless_path: Path) -> None:
     env.reset(seed=0)
-    plain = WorldSimVectorEnv(ROWS, world=str(world_path), horizon=30)
+    plain = WorldSimVectorEnv(ROWS, world=str(endless_path), horizon=30)
     plain.reset(seed=0)
     for actions in tape(3):
         env.step(actions)
@@ -161,10 +151,10 @@ def test_all_rows_in_another_order(env: WorldSimVectorEnv, order: list[int]) -> 
     np.testing.assert_array_equal(env.step(moved)[0][order], straight)
 
 
-def test_single_and_batch_exchange_rows(env: WorldSimVectorEnv, world_path: Path) -> None:
+def test_single_and_batch_exchange_rows(env: WorldSimVectorEnv, endless_path: Path) -> None:
     env.reset(seed=0)
     env.step(tape(1)[0])
-    single = WorldSimEnv(str(world_path))
+    single = WorldSimEnv(str(endless_path))
     single.restore_state(env.clone_state(1))
     for actions in tape(4, seed=5):
         difference = single.step(actions[1])[0].astype(int) - env.step(actions)[0][1].astype(int)
@@ -196,8 +186,8 @@ def test_a_running_episode_does_not_need_the_generator_and_later_starts_do(env: 
     np.testing.assert_array_equal(env.reset()[0], then)
 
 
-def test_an_episode_that_is_over_stays_over(world_path: Path) -> None:
-    env = WorldSimVectorEnv(2, world=str(world_path), horizon=2, autoreset_mode="Disabled")
+def test_an_episode_that_is_over_stays_over(endless_path: Path) -> None:
+    env = WorldSimVectorEnv(2, world=str(endless_path), horizon=2, autoreset_mode="Disabled")
     env.reset(seed=0)
     env.step(tape(1, 2)[0])
     running = env.clone_state()
@@ -211,8 +201,8 @@ def test_an_episode_that_is_over_stays_over(world_path: Path) -> None:
         env.step(tape(1, 2)[0])
 
 
-def test_it_works_behind_gymnasiums_wrappers(world_path: Path) -> None:
-    env: Any = gym.make("WorldSim-v0", world=str(world_path))
+def test_it_works_behind_gymnasiums_wrappers(endless_path: Path) -> None:
+    env: Any = gym.make("WorldSim-v0", world=str(endless_path))
     env.reset(seed=0)
     snapshot = env.unwrapped.clone_state()
     frame = env.step(np.zeros(3, np.float32))[0]
@@ -237,14 +227,14 @@ def test_snapshots_of_another_checkpoint_are_refused(env: WorldSimVectorEnv, mak
 
 
 def test_what_does_not_fit_is_refused_and_changes_nothing(
-    env: WorldSimVectorEnv, world_path: Path, monkeypatch: pytest.MonkeyPatch
+    env: WorldSimVectorEnv, endless_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match=r"there is no state to clone yet: call reset\(\) first"):
         env.clone_state()
     env.reset(seed=0)
     snapshot, state = env.clone_state(), env.rows.state
-    fresh = WorldSimVectorEnv(ROWS, world=str(world_path))
-    latent = WorldSimVectorEnv(ROWS, world=str(world_path), observation="latent")
+    fresh = WorldSimVectorEnv(ROWS, world=str(endless_path))
+    latent = WorldSimVectorEnv(ROWS, world=str(endless_path), observation="latent")
     wrong: list[tuple[Any, Any, Any, str]] = [
         (env, snapshot, [0, 1], "snapshot holds 3 rows, 2 are to be restored: name as many, or clone a single one"),
         (env, snapshot, [0, 1, 3], r"indices=\[0, 1, 3\] must be whole numbers in 0\.\.2"),
@@ -263,7 +253,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
             target.restore_state(given, indices)
     assert env.rows.state is state
     with pytest.raises(ValueError, match="snapshot holds 3 rows, 1 are to be restored"):
-        WorldSimEnv(str(world_path)).restore_state(snapshot)
+        WorldSimEnv(str(endless_path)).restore_state(snapshot)
 
 
 def test_a_snapshot_of_another_version_is_refused(env: WorldSimVectorEnv, monkeypatch: pytest.MonkeyPatch) -> None:

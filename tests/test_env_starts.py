@@ -19,18 +19,9 @@ from worldsim.rollout import EpisodeJob
 from worldsim.spaces import to_row
 
 
-@pytest.fixture(scope="module")
-def world_path(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a tiny world whose episodes do not end by themselves."""
-    world, folder = make_world(), tmp_path_factory.mktemp("endless") / "tiny"
-    world.heads.mlp[-1].bias[world.heads.sizes[0]] = -50.0
-    world.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def env(world_path: Path) -> WorldSimEnv:
-    return WorldSimEnv(str(world_path))
+def env(endless_path: Path) -> WorldSimEnv:
+    return WorldSimEnv(str(endless_path))
 
 
 def test_the_first_frame_is_the_last_of_a_shipped_context(env: WorldSimEnv) -> None:
@@ -57,10 +48,10 @@ def test_start_from_given_frames_and_actions(env: WorldSimEnv) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
-def test_start_from_an_image_file(world_path: Path, tmp_path: Path, ending: str) -> None:
+def test_start_from_an_image_file(endless_path: Path, tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"start.{ending}"
     Image.fromarray(np.full((16, 16), 90, np.uint8)).save(file)
-    env = gym.make("WorldSim-v0", world=str(world_path), context={"frames": str(file)})
+    env = gym.make("WorldSim-v0", world=str(endless_path), context={"frames": str(file)})
     frame, info = env.reset(seed=0)
     assert np.abs(frame.astype(int) - 90).max() <= 1
     assert info["context"] == str(file)
@@ -139,8 +130,8 @@ def test_places_outside_a_dataset_are_refused(env: WorldSimEnv, dataset: Any, wh
         env.reset(options={"context": {"dataset": str(path), **where}})
 
 
-def test_conditioning_takes_the_place_of_the_contexts_own(world_path: Path) -> None:
-    env = WorldSimEnv(str(world_path), conditioning={"tags": ["wet"]})
+def test_conditioning_takes_the_place_of_the_contexts_own(endless_path: Path) -> None:
+    env = WorldSimEnv(str(endless_path), conditioning={"tags": ["wet"]})
     _, told = env.reset(seed=0)
     assert told["conditioning"] == {"tags": ("wet",), "numbers": {}, "text": ""}
     first = env.step(np.zeros(3))[0]

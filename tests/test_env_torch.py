@@ -28,19 +28,9 @@ SPACES: list[Space[Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def world_path(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a tiny world whose episodes do not end by themselves."""
-    world, folder = make_world(), tmp_path_factory.mktemp("endless") / "tiny"
-    last: Any = world.heads.mlp[-1]
-    last.bias[world.heads.sizes[0]] = -50.0
-    world.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def env(world_path: Path) -> TorchWorldEnv:
-    return TorchWorldEnv(ROWS, world=str(world_path), device="cpu", horizon=3)
+def env(endless_path: Path) -> TorchWorldEnv:
+    return TorchWorldEnv(ROWS, world=str(endless_path), device="cpu", horizon=3)
 
 
 def tape(steps: int) -> torch.Tensor:
@@ -50,8 +40,9 @@ def tape(steps: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 @pytest.mark.parametrize("observation", ["frame", "latent"])
-def test_it_gives_what_the_numpy_environment_gives(world_path: Path, mode: str, observation: str) -> None:
-    keywords: dict[str, Any] = {"world": str(world_path), "device": "cpu", "horizon": 3, "autoreset_mode": mode, "observation": observation}
+def test_it_gives_what_the_numpy_environment_gives(endless_path: Path, mode: str, observation: str) -> None:
+    keywords: dict[str, Any] = {"device": "cpu", "horizon": 3, "autoreset_mode": mode, "observation": observation}
+    keywords["world"] = str(endless_path)
     ours, theirs = TorchWorldEnv(ROWS, **keywords), WorldSimVectorEnv(ROWS, **keywords)
     assert ours.observation_space == theirs.observation_space
     assert ours.metadata == theirs.metadata
@@ -78,8 +69,8 @@ def test_it_gives_what_the_numpy_environment_gives(world_path: Path, mode: str, 
     assert ("final_obs" in infos) == (mode == "SameStep")
 
 
-def test_tensors_are_the_callers_and_may_enter_autograd(world_path: Path) -> None:
-    env = TorchWorldEnv(ROWS, world=str(world_path), device="cpu", observation="latent")
+def test_tensors_are_the_callers_and_may_enter_autograd(endless_path: Path) -> None:
+    env = TorchWorldEnv(ROWS, world=str(endless_path), device="cpu", observation="latent")
     layer = torch.nn.Linear(64, 3)
     latents, _ = env.reset(seed=0)
     total = torch.zeros(())
@@ -94,17 +85,17 @@ def test_tensors_are_the_callers_and_may_enter_autograd(world_path: Path) -> Non
     assert torch.equal(env.rows.observations, kept)
 
 
-def test_snapshots_go_between_the_environments(env: TorchWorldEnv, world_path: Path) -> None:
+def test_snapshots_go_between_the_environments(env: TorchWorldEnv, endless_path: Path) -> None:
     env.reset(seed=0)
     env.step(tape(1)[0])
-    other = WorldSimVectorEnv(ROWS, world=str(world_path), horizon=3)
+    other = WorldSimVectorEnv(ROWS, world=str(endless_path), horizon=3)
     np.testing.assert_array_equal(other.restore_state(env.clone_state()), env.frames())
     branched = env.restore_state(other.clone_state([2]), [0, 1])
     assert torch.equal(branched[0], branched[2])
 
 
-def test_autoreset_disabled_asks_for_a_reset(world_path: Path) -> None:
-    env = TorchWorldEnv(ROWS, world=str(world_path), device="cpu", horizon=1, autoreset_mode="Disabled")
+def test_autoreset_disabled_asks_for_a_reset(endless_path: Path) -> None:
+    env = TorchWorldEnv(ROWS, world=str(endless_path), device="cpu", horizon=1, autoreset_mode="Disabled")
     with pytest.raises(ResetNeeded, match=r"call reset\(\) first"):
         env.step(tape(1)[0])
     env.reset(seed=0)
@@ -165,8 +156,8 @@ def test_wrong_actions_are_refused(env: TorchWorldEnv) -> None:
         door.features(torch.tensor([0, 3]), torch.zeros(2, dtype=torch.bool))
 
 
-def test_an_action_counts_for_nothing_where_a_row_starts(world_path: Path) -> None:
-    env = TorchWorldEnv(ROWS, world=str(world_path), device="cpu", horizon=1)
+def test_an_action_counts_for_nothing_where_a_row_starts(endless_path: Path) -> None:
+    env = TorchWorldEnv(ROWS, world=str(endless_path), device="cpu", horizon=1)
     env.reset(seed=0)
     env.step(tape(1)[0])
     _, rewards, terminated, truncated, _ = env.step(tape(1)[0] * torch.nan)
@@ -174,8 +165,8 @@ def test_an_action_counts_for_nothing_where_a_row_starts(world_path: Path) -> No
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_named(world_path: Path) -> None:
-    assert TorchWorldEnv(1, world=str(world_path)).device.type == "cpu"
+def test_a_gpu_that_is_not_there_is_named(endless_path: Path) -> None:
+    assert TorchWorldEnv(1, world=str(endless_path)).device.type == "cpu"
     for make in (TorchWorldEnv, WorldSimVectorEnv):
         with pytest.raises(ValueError, match="device 'cuda' was asked for, but torch sees no GPU here: use device='cpu'"):
-            make(1, world=str(world_path), device="cuda")
+            make(1, world=str(endless_path), device="cuda")

@@ -19,8 +19,7 @@ from worldsim.spaces import from_row
 @pytest.fixture
 def world(make_world: Any, tmp_path: Path) -> str:
     """Save a tiny world whose episodes do not end by themselves."""
-    built, folder = make_world(), tmp_path / "tiny"
-    built.heads.mlp[-1].bias[built.heads.sizes[0]] = -50.0
+    built, folder = make_world(end_logit=-50.0), tmp_path / "tiny"
     built.save_pretrained(folder)
     return str(folder)
 

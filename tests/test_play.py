@@ -41,9 +41,8 @@ def spec(make_world: Any) -> WorldSpec:
 @pytest.fixture
 def world(make_world: Any, tmp_path: Path) -> str:
     """Save a tiny world with keys, whose episodes do not end by themselves."""
-    built, folder = make_world(), tmp_path / "tiny"
+    built, folder = make_world(end_logit=-50.0), tmp_path / "tiny"
     built.spec = replace(built.spec, keys=KEYS)
-    built.heads.mlp[-1].bias[built.heads.sizes[0]] = -50.0
     built.save_pretrained(folder)
     return str(folder)
 

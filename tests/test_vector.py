@@ -19,29 +19,14 @@ from numpy.typing import NDArray
 from worldsim.envs.rows import NOT_FINITE
 from worldsim.envs.vector import WorldSimVectorEnv
 from worldsim.envs.world import WorldSimEnv
-from worldsim.model import WorldModel
 from worldsim.rollout import EpisodeJob, rollout, row_info
 
 ROWS = 3
 
 
-def bias_end(world: WorldModel, value: float) -> None:
-    last: Any = world.heads.mlp[-1]
-    last.bias[world.heads.sizes[0]] = value
-
-
-@pytest.fixture(scope="module")
-def world_path(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a tiny world whose episodes do not end by themselves."""
-    world, folder = make_world(), tmp_path_factory.mktemp("endless") / "tiny"
-    bias_end(world, -50.0)
-    world.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def env(world_path: Path) -> WorldSimVectorEnv:
-    return WorldSimVectorEnv(ROWS, world=str(world_path))
+def env(endless_path: Path) -> WorldSimVectorEnv:
+    return WorldSimVectorEnv(ROWS, world=str(endless_path))
 
 
 def tape(steps: int, rows: int = ROWS, *, seed: int = 0) -> NDArray[np.float32]:
@@ -69,8 +54,8 @@ def break_row(env: WorldSimVectorEnv, row: int) -> None:
 # ---------------------------------------------------------------- Gymnasium's contract
 
 
-def test_make_vec_gives_one_batch(world_path: Path) -> None:
-    env = gym.make_vec("WorldSim-v0", num_envs=4, world=str(world_path))
+def test_make_vec_gives_one_batch(endless_path: Path) -> None:
+    env = gym.make_vec("WorldSim-v0", num_envs=4, world=str(endless_path))
     assert isinstance(env, WorldSimVectorEnv)
     assert env.num_envs == 4
     assert env.metadata["autoreset_mode"] is env.autoreset_mode is AutoresetMode.NEXT_STEP
@@ -89,10 +74,10 @@ def test_make_vec_gives_one_batch(world_path: Path) -> None:
     env.close()
 
 
-def test_infos_are_laid_out_as_gymnasium_lays_them_out(world_path: Path) -> None:
+def test_infos_are_laid_out_as_gymnasium_lays_them_out(endless_path: Path) -> None:
     """The same episodes, in our batch and in Gymnasium's own batch of single environments."""
-    ours = WorldSimVectorEnv(ROWS, world=str(world_path), horizon=2, autoreset_mode=AutoresetMode.DISABLED)
-    theirs = SyncVectorEnv([lambda: WorldSimEnv(str(world_path), horizon=2)] * ROWS, autoreset_mode=AutoresetMode.DISABLED)
+    ours = WorldSimVectorEnv(ROWS, world=str(endless_path), horizon=2, autoreset_mode=AutoresetMode.DISABLED)
+    theirs = SyncVectorEnv([lambda: WorldSimEnv(str(endless_path), horizon=2)] * ROWS, autoreset_mode=AutoresetMode.DISABLED)
     pairs: list[Any] = [(ours.reset(seed=3), theirs.reset(seed=3)), *((ours.step(actions), theirs.step(actions)) for actions in tape(2))]
     for (frames, *flags, infos), (other, *their_flags, their_infos) in pairs:
         assert close(frames, other)
@@ -116,8 +101,8 @@ def assert_alike(one: Any, other: Any) -> None:
         assert one.tolist() == other.tolist()
 
 
-def test_gymnasiums_wrappers_count_episodes(world_path: Path) -> None:
-    env = RecordEpisodeStatistics(gym.make_vec("WorldSim-v0", num_envs=2, world=str(world_path), max_episode_steps=2))
+def test_gymnasiums_wrappers_count_episodes(endless_path: Path) -> None:
+    env = RecordEpisodeStatistics(gym.make_vec("WorldSim-v0", num_envs=2, world=str(endless_path), max_episode_steps=2))
     env.reset(seed=0)
     env.step(tape(1, 2)[0])
     _, _, _, truncated, infos = env.step(tape(1, 2)[0])
@@ -139,11 +124,11 @@ def test_what_is_returned_stays_as_it_was(env: WorldSimVectorEnv) -> None:
 # ---------------------------------------------------------------- rows
 
 
-def test_a_row_is_the_single_environment_with_its_seed(env: WorldSimVectorEnv, world_path: Path) -> None:
+def test_a_row_is_the_single_environment_with_its_seed(env: WorldSimVectorEnv, endless_path: Path) -> None:
     frames, infos = env.reset(seed=[11, 12, 13])
     out = [env.step(actions) for actions in tape(6)]
     for row in range(ROWS):
-        single = WorldSimEnv(str(world_path))
+        single = WorldSimEnv(str(endless_path))
         frame, info = single.reset(seed=11 + row)
         np.testing.assert_array_equal(frames[row], frame)
         found = row_info(infos, row)
@@ -165,8 +150,8 @@ def test_an_int_seeds_the_rows_in_turn_and_none_goes_on(env: WorldSimVectorEnv) 
         env.reset(seed=[1, 2])
 
 
-def test_a_masked_reset_leaves_the_neighbours_alone(env: WorldSimVectorEnv, world_path: Path) -> None:
-    plain = WorldSimVectorEnv(ROWS, world=str(world_path))
+def test_a_masked_reset_leaves_the_neighbours_alone(env: WorldSimVectorEnv, endless_path: Path) -> None:
+    plain = WorldSimVectorEnv(ROWS, world=str(endless_path))
     actions = tape(6)
     for one in (env, plain):
         one.reset(seed=0)
@@ -175,7 +160,7 @@ def test_a_masked_reset_leaves_the_neighbours_alone(env: WorldSimVectorEnv, worl
     mask = np.array([False, True, False])
     frames, infos = env.reset(seed=[99, 50, 99], options={"reset_mask": mask})
     assert infos["_context"].tolist() == infos["_state"].tolist() == mask.tolist()
-    single = WorldSimEnv(str(world_path))
+    single = WorldSimEnv(str(endless_path))
     first, _ = single.reset(seed=50)
     np.testing.assert_array_equal(frames[1], first)
     for t in range(3, 6):
@@ -214,8 +199,8 @@ def test_a_wrong_option_of_one_row_loses_no_row(env: WorldSimVectorEnv) -> None:
 # ---------------------------------------------------------------- ends
 
 
-def test_a_finished_row_waits_for_its_reset(world_path: Path) -> None:
-    env = WorldSimVectorEnv(2, world=str(world_path), horizon=2, autoreset_mode="Disabled")
+def test_a_finished_row_waits_for_its_reset(endless_path: Path) -> None:
+    env = WorldSimVectorEnv(2, world=str(endless_path), horizon=2, autoreset_mode="Disabled")
     env.reset(seed=0)
     env.step(tape(1, 2)[0])
     env.reset(seed=0, options={"reset_mask": np.array([False, True])})
@@ -229,9 +214,7 @@ def test_a_finished_row_waits_for_its_reset(world_path: Path) -> None:
 
 
 def test_the_end_head_terminates(make_world: Any, tmp_path: Path) -> None:
-    world = make_world()
-    bias_end(world, 50.0)
-    world.save_pretrained(tmp_path)
+    make_world(end_logit=50.0).save_pretrained(tmp_path)
     env = WorldSimVectorEnv(2, world=str(tmp_path), horizon=1)
     env.reset(seed=0)
     _, _, terminated, truncated, _ = env.step(tape(1, 2)[0])
@@ -261,18 +244,18 @@ def test_the_first_reset_starts_all_rows(env: WorldSimVectorEnv) -> None:
         env.reset(options={"reset_mask": np.array([True, False, False])})
 
 
-def test_wrong_actions_and_arguments_are_named(env: WorldSimVectorEnv, world_path: Path) -> None:
+def test_wrong_actions_and_arguments_are_named(env: WorldSimVectorEnv, endless_path: Path) -> None:
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"action .* is outside Box"):
         env.step(tape(1)[0] * 9)
     with pytest.raises(ValueError, match="there are 2 actions for 3 rows"):
         env.step(tape(1, 2)[0])
     with pytest.raises(ValueError, match="autoreset_mode='next' is unknown: use 'NextStep', 'SameStep', 'Disabled'"):
-        WorldSimVectorEnv(2, world=str(world_path), autoreset_mode="next")
+        WorldSimVectorEnv(2, world=str(endless_path), autoreset_mode="next")
     with pytest.raises(ValueError, match="num_envs=0 must be a whole number, 1 or more"):
-        WorldSimVectorEnv(0, world=str(world_path))
+        WorldSimVectorEnv(0, world=str(endless_path))
     with pytest.raises(ValueError, match="render_mode='ansi' is unknown"):
-        WorldSimVectorEnv(1, world=str(world_path), render_mode="ansi")
+        WorldSimVectorEnv(1, world=str(endless_path), render_mode="ansi")
 
 
 @pytest.mark.parametrize(
@@ -293,14 +276,14 @@ def test_every_action_space_steps(make_world: Any, tmp_path: Path, space: Space[
     assert frames.shape == (2, 16, 16, 3)
 
 
-def test_rendering(world_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rendering(endless_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    env = WorldSimVectorEnv(2, world=str(world_path), render_mode="rgb_array")
+    env = WorldSimVectorEnv(2, world=str(endless_path), render_mode="rgb_array")
     frames, _ = env.reset(seed=0)
     rendered = env.render()
     assert rendered is not None
     np.testing.assert_array_equal(np.stack(rendered), frames)
-    window = WorldSimVectorEnv(2, world=str(world_path), render_mode="human")
+    window = WorldSimVectorEnv(2, world=str(endless_path), render_mode="human")
     window.reset(seed=0)
     assert window.render() is None
     window.close()
@@ -316,14 +299,14 @@ class Straight:
         return np.tile(np.array([0, 1, 0], np.float32), (len(observation.frames), 1))
 
 
-def test_the_rollout_loop_records_it(env: WorldSimVectorEnv, world_path: Path) -> None:
+def test_the_rollout_loop_records_it(env: WorldSimVectorEnv, endless_path: Path) -> None:
     jobs = [EpisodeJob(i, 20 + i, 3 + i, options={"context": i}) for i in range(ROWS)]
     episodes = rollout(env, Straight(), jobs, state_names=("speed", "offset"))
     assert [len(episode) for episode in episodes] == [3, 4, 5]
     assert [episode.status for episode in episodes] == ["ok"] * 3
     assert episodes[1].conditioning.tags == ("dark",)
     assert np.isfinite(episodes[1].state).all()
-    single = WorldSimEnv(str(world_path))
+    single = WorldSimEnv(str(endless_path))
     frame, _ = single.reset(seed=21, options={"context": 1})
     np.testing.assert_array_equal(episodes[1].frames[0], frame)
     for t in range(4):

@@ -112,13 +112,6 @@ class FrameAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Map latents ``(N, C, h, w)`` to frames ``(N, 3, H, W)``, about [-1, 1], not clamped."""
         return self.decoder(latents)  # (N, 3, H, W)
 
-    def forward(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Reconstruct ``(N, 3, H, W)``; ``noise`` is standard normal ``(N, C, h, w)`` and is scaled by ``latent_noise``."""
-        latents = self.encode(frames)  # (N, C, h, w)
-        if noise is not None:
-            latents = latents + self.latent_noise * noise  # (N, C, h, w)
-        return self.decode(latents)  # (N, 3, H, W)
-
 
 class DiffusersTokenizer(nn.Module):
     """Any of diffusers' autoencoders (``AutoencoderKL``, ``AutoencoderDC``, ``AutoencoderTiny``, Wan's) as a ``Tokenizer``.

@@ -39,6 +39,9 @@ class Objective:
         pixel_loss: Weight of the squared error of decoded frames, in [-1, 1]. In latents a blurred texture costs more than a road
             of the wrong colour; in pixels it is the other way round.
         pixel_frames: Frames of each clip that are decoded for it.
+        latent_floor: Above 0, a frame's squared error e in latents counts as ``floor * log(1 + e / floor)``: what is far above the floor
+            counts by its ratio, as in PSNR, so that a still or faint scene, whose errors are small, is not given up for a lively one.
+        pixel_floor: The same for the squared error in pixels.
         reward_loss: Weight of the reward head.
         end_loss: Weight of the continue head.
         state_loss: Weight of the state head.
@@ -60,6 +63,8 @@ class Objective:
     context_loss: float = 0.5
     pixel_loss: float = 0.0
     pixel_frames: int = 2
+    latent_floor: float = 0.0
+    pixel_floor: float = 0.0
     reward_loss: float = 0.05
     end_loss: float = 0.05
     state_loss: float = 0.1
@@ -101,6 +106,11 @@ class Draw:
         clip = Clip(*(value[pick] for value in vars(self.clip).values()))
         tensors = {name: getattr(self, name)[pick] for name in ("context_level", "context_noise", "level", "step", "noise", "looked")}
         return replace(self, clip=clip, **tensors)
+
+
+def by_ratio(error: Tensor, floor: float) -> Tensor:
+    """Return ``floor * log(1 + error / floor)``, or the error itself at floor 0: linear below the floor, logarithmic above."""
+    return floor * torch.log1p(error / floor) if floor else error
 
 
 class DynamicsLoss(nn.Module):
@@ -184,7 +194,7 @@ class DynamicsLoss(nn.Module):
         error = (out.latents[:, f:].float() - truth).square().mean((2, 3, 4))  # (B, F - skip)
         own = (out.latents[:, :f].float() - clip.latents).square().mean((2, 3, 4))  # (B, F)
         target_loss, context_loss = (
-            (ramp_weight(draw.level, o.weight_floor) * error).mean(),
+            (ramp_weight(draw.level, o.weight_floor) * by_ratio(error, o.latent_floor)).mean(),
             (ramp_weight(draw.context_level, o.weight_floor) * own).mean(),
         )
         loss, logs = self._head_loss(out.hidden[:, :f], clip)
@@ -204,7 +214,8 @@ class DynamicsLoss(nn.Module):
         with torch.no_grad():
             wanted = self.decode(truth[rows, draw.looked].flatten(0, 1))  # (B * P, 3, H, W)
         frames = self.decode(made[rows, draw.looked].flatten(0, 1).to(truth.dtype))  # (B * P, 3, H, W)
-        return (weight * (frames.float() - wanted.float()).square().mean((1, 2, 3))).mean()
+        error = (frames.float() - wanted.float()).square().mean((1, 2, 3))  # (B * P,)
+        return (weight * by_ratio(error, self.objective.pixel_floor)).mean()
 
     def _head_loss(self, hidden: Tensor, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
         o, read = self.objective, self.heads(hidden)

@@ -88,9 +88,8 @@ def train_tokenizer(cfg: DictConfig) -> float:
     trainer.run()
     with trainer.averaged():
         quality = float(psnr(heldout, reconstruct(autoencoder, heldout)).mean())
-    if not trainer.accelerator.is_main_process:
-        return quality
-    with trainer.averaged():
+        if not trainer.accelerator.is_main_process:
+            return quality
         save_component(autoencoder, folder / "tokenizer")
     print(f"held-out PSNR {quality:.2f} dB over {len(heldout):,} frames; tokenizer saved to {folder / 'tokenizer'}")
     return quality
