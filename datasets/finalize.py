@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,15 +11,18 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from worldsim.datasets.card import dataset_card
+from worldsim.datasets.croissant import croissant_text
 from worldsim.datasets.layout import ACTION, FRAMES, REWARD, STATE, canonical_json, write_atomic
 from worldsim.datasets.reader import EpisodeReader, fingerprint, heldout, read_attributes, read_commits
+from worldsim.datasets.seal import file_sha256, seal
 from worldsim.datasets.writer import write_error
 
 _SAMPLE = 64  # frames of an episode that pixel statistics are taken from, at most
 
 
 def finalize(path: Path | str) -> dict[str, Any]:
-    """Write ``index/``, ``MANIFEST.json`` and ``README.md`` from what is committed.
+    """Write ``index/``, ``README.md``, ``croissant.json`` and ``MANIFEST.json`` from what is committed.
 
     Returns:
         The manifest without its files: counts, fingerprint, mean return.
@@ -34,8 +36,9 @@ def finalize(path: Path | str) -> dict[str, Any]:
         _write_index(root, good)
         write_atomic(root / "index" / "stats.json", canonical_json(_statistics(EpisodeReader(root))))
         summary = summarize(root)
-        write_atomic(root / "README.md", _card(read_attributes(root), summary))
-        write_atomic(root / "MANIFEST.json", canonical_json({**summary, "files": _files(root)}))
+        write_atomic(root / "README.md", dataset_card(root, summary))
+        write_atomic(root / "croissant.json", croissant_text(root, summary))
+        write_atomic(root / "MANIFEST.json", canonical_json(seal({**summary, "files": _files(root)})))
     except OSError as error:
         raise write_error(root, error) from error
     return summary
@@ -106,43 +109,11 @@ def _describe(values: NDArray[Any]) -> dict[str, Any]:
     return {"count": len(values), **{name: [round(float(x), 9) for x in column] for name, column in columns.items()}}
 
 
-def _files(root: Path) -> dict[str, Any]:
+def listed_files(root: Path) -> list[Path]:
+    """Return the files that a manifest lists: all but the manifest and what is passing."""
     passing = (".tmp", ".partial", "MANIFEST.json")
-    paths = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.endswith(passing))
-    return {path.relative_to(root).as_posix(): {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in paths}
+    return [path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.endswith(passing)]
 
 
-def file_sha256(path: Path) -> str:
-    """Return the hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _card(attributes: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    height, width = attributes["frame_size"]
-    lines = [
-        f"# {attributes['name']}",
-        "",
-        "Episodes in worldsim's dataset layout v1 (Zarr v3). `action[t]` takes `frame[t]` to `frame[t + 1]`.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| episodes | {summary['episodes']} ({summary['rejected']} rejected, {summary['failed']} failed) |",
-        f"| frames | {summary['frames']}, {width} x {height} pixels, {attributes['fps']:g} a second |",
-        f"| mean return | {summary['mean_return']:.2f} |",
-        f"| action space | `{canonical_json(attributes['action_space'])}` |",
-        f"| state | {', '.join(attributes['state_names']) or 'none'} |",
-        f"| source | `{canonical_json(attributes['source'])}` |",
-        f"| root seed | {attributes['root_seed']} |",
-        f"| fingerprint | `{summary['fingerprint']}` |",
-        f"| licence | {attributes['licence']} |",
-        "",
-        "```python",
-        "from worldsim.datasets.reader import EpisodeReader",
-        "",
-        'store = EpisodeReader("path/to/this/folder")',
-        "episode = store[0]  # frames (T + 1, H, W, 3) uint8, actions (T, A), rewards, terminated, truncated, state",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+def _files(root: Path) -> dict[str, Any]:
+    return {p.relative_to(root).as_posix(): {"size": p.stat().st_size, "sha256": file_sha256(p)} for p in listed_files(root)}

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldsim.datasets.finalize import file_sha256, summarize
+from worldsim.datasets.finalize import summarize
 from worldsim.datasets.layout import FRAMES, STATE, DatasetError, commit_path, read_json, sha256_text
 from worldsim.datasets.plan import Plan, plan_from_json
 from worldsim.datasets.reader import open_array, read_attributes, read_slot
+from worldsim.datasets.seal import file_sha256
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _check_manifest(root: Path) -> Iterator[Problem]:
         return
     try:
         manifest = read_json(root / "MANIFEST.json")
-        files, told = manifest["files"], {key: value for key, value in manifest.items() if key not in ("files", "finalized")}
+        files, told = manifest["files"], {key: value for key, value in manifest.items() if key not in ("files", "finalized", "seal")}
     except (DatasetError, KeyError, TypeError) as error:
         yield Problem("MANIFEST.json", None, f"MANIFEST.json is damaged: {error}")
         return

@@ -1,0 +1,27 @@
+"""What the arrays of a dataset have to be, by its attributes and its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from worldsim.datasets.layout import ArraySpec, DatasetSpec, arrays_of
+
+
+def expected_arrays(attributes: Mapping[str, Any], horizon: int) -> list[ArraySpec]:
+    """Return the arrays of a part whose longest episode has ``horizon`` steps, by the dataset's attributes."""
+    height, width = attributes["frame_size"]
+    spec = DatasetSpec(
+        name=str(attributes["name"]),
+        frame_size=(int(height), int(width)),
+        fps=float(attributes["fps"]),
+        action_space=attributes["action_space"],
+        action_size=int(attributes["action_size"]),
+        action_dtype=str(attributes["action_dtype"]),
+        state_names=tuple(map(str, attributes["state_names"])),
+        source=attributes["source"],
+        licence=str(attributes["licence"]),
+        root_seed=int(attributes["root_seed"]),
+        generator=attributes["generator"],
+    )
+    return arrays_of(spec, horizon)
