@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import TorchDynamoPlugin
 from torch import Tensor, nn
 
@@ -106,6 +106,11 @@ def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
+def processes() -> PartialState:
+    """Join the processes that ``torchrun`` started, on CPUs too where there is nothing else."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 class Trainer:
     """Runs a ``Task`` by a ``LoopConfig`` in a folder, and goes on from the state it finds there."""
 
@@ -116,6 +121,7 @@ class Trainer:
         precision = config.precision if config.precision != "auto" else "bf16" if torch.cuda.is_available() else "no"
         backend: Any = "inductor" if config.compile else "no"
         plugin = TorchDynamoPlugin(backend=backend)
+        processes()
         self.accelerator = Accelerator(mixed_precision=precision, dynamo_plugin=plugin)
         optimizer = torch.optim.AdamW(_groups(task.module, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
         self.model, self.optimizer = self.accelerator.prepare(task.module, optimizer)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from omegaconf import DictConfig, OmegaConf
 
 from worldsim.checkpoint import load_component, save_component
@@ -16,7 +15,7 @@ from worldsim.evaluation.openloop import psnr
 from worldsim.targets import instantiate_allowed
 from worldsim.tokenizer import FrameAutoencoder
 from worldsim.training.build import WorldBuilder, start_from
-from worldsim.training.loop import LoopConfig, Trainer
+from worldsim.training.loop import LoopConfig, Trainer, processes
 from worldsim.training.tokenizer_task import TokenizerTask, load_frames, reconstruct
 from worldsim.types import EpisodeStore
 
@@ -100,8 +99,8 @@ def train_dynamics(cfg: DictConfig) -> None:
     store, folder = open_data(cfg), Path(cfg.out)
     check_counts(cfg, "batch_size", "clip", "context_frames", "sample_horizon")
     found: Any = open_tokenizer(cfg, store)  # diffusers gives its `to` no types
-    tokenizer: FrameAutoencoder = found.to(PartialState().device)
-    with seeded(cfg.loop.seed), PartialState().main_process_first():  # who comes second finds the latents encoded
+    tokenizer: FrameAutoencoder = found.to(processes().device)
+    with seeded(cfg.loop.seed), processes().main_process_first():  # who comes second finds the latents encoded
         made = WorldBuilder(store, tokenizer, cfg, folder)
     trainer = Trainer(made.task, loop_config(cfg), folder)
     trainer.run()
