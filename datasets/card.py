@@ -14,7 +14,7 @@ from worldsim.datasets.tally import Tally, reasons, tally
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
-_MARKS = re.compile(r"[\\`*_{}\[\]()#+!|~<>&$-]")
+_MARKS = re.compile(r"[\\`*_\[\]|~<>&$]")
 _ROWS = 40  # of a table, at most
 
 

@@ -1,17 +1,45 @@
-"""Read all of a dataset again and say what is not as it was committed."""
+"""Read all of a dataset again and name every file that is not as it was written: ``worldsim data verify``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from worldsim.datasets.finalize import summarize
-from worldsim.datasets.layout import FRAMES, STATE, DatasetError, commit_path, read_json, sha256_text
+from omegaconf import DictConfig
+from rich.console import Console
+
+from worldsim.datasets.bar import Bar
+from worldsim.datasets.expect import expected_arrays
+from worldsim.datasets.finalize import listed_files, summarize
+from worldsim.datasets.layout import (
+    FRAMES,
+    STATE,
+    ArraySpec,
+    DatasetError,
+    array_path,
+    canonical_json,
+    commit_path,
+    part_name,
+    read_json,
+    sha256_text,
+    shard_path,
+)
+from worldsim.datasets.places import Places
 from worldsim.datasets.plan import Plan, plan_from_json
 from worldsim.datasets.reader import open_array, read_attributes, read_slot
-from worldsim.datasets.seal import file_sha256
+from worldsim.datasets.seal import check_seal, file_sha256
+
+MANIFEST = "MANIFEST.json"
+_RESTORE = "restore it from a copy of the dataset"
+_AGAIN = "finalize the dataset again"
+_CHUNK = 8  # units that a process takes at a time
 
 
 @dataclass(frozen=True)
@@ -20,93 +48,348 @@ class Problem:
 
     Attributes:
         file: The file, relative to the dataset.
-        episode: The episode it belongs to, or None.
+        episode: The episode it belongs to, or None where it belongs to several.
         message: What is wrong and what to do.
+        affects: The episodes that need the file, in words: ``episode 7``, ``episodes 0 to 255`` or ``all episodes``.
+        kind: ``missing``, ``extra``, ``truncated``, ``altered`` or ``stale``.
     """
 
     file: str
     episode: int | None
     message: str
+    affects: str = "all episodes"
+    kind: str = "altered"
+
+    def line(self) -> str:
+        """Say it in one line."""
+        return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in f"{self.affects}: {self.message}")
 
 
-def verify(path: Path | str) -> list[Problem]:
-    """Read everything again: each episode against its commit record, each file against the manifest where there is one.
+def main(cfg: DictConfig) -> int:
+    """Verify by a composed ``configs/data_verify.yaml``; see there for the keys.
 
     Returns:
-        The problems; empty where every byte is as it was written.
+        0 where every file is as it was written, else 1.
 
     Raises:
-        DatasetError: The folder is no dataset at all.
+        ValueError: The folder is no dataset at all, or ``workers`` is below 1.
+    """
+    root, workers = Path(str(cfg["dataset"])), cfg.get("workers")
+    console = Console()
+    quiet = bool(cfg.get("json"))
+    found = verify(root, workers=int(workers or os.cpu_count() or 1), console=None if quiet else console)
+    if quiet:
+        print(json.dumps([asdict(problem) for problem in found]))
+        return int(bool(found))
+    for problem in found:
+        console.print(problem.line(), soft_wrap=True, markup=False, highlight=False)
+    files = listed_files(root)
+    size = sum(file.stat().st_size for file in files) / 1e6
+    told = "all as they were written" if not found else f"{len(found)} problem{'s' * (len(found) > 1)} found"
+    finalized = "" if (root / MANIFEST).exists() else "; not finalized, so only episodes and their arrays were checked"
+    console.print(f"{root}: {len(files):,} files, {size:,.1f} MB: {told}{finalized}", soft_wrap=True, markup=False, highlight=False)
+    return int(bool(found))
+
+
+def verify(path: Path | str, *, workers: int = 1, console: Console | None = None) -> list[Problem]:
+    """Read everything again: each episode against its commit record, each file against the manifest where there is one.
+
+    Works on a dataset that is not finalized, too: then what is derived is not looked at.
+
+    Args:
+        path: Folder of the dataset.
+        workers: Processes; 1 reads in this one.
+        console: Where progress is shown; None shows nothing.
+
+    Returns:
+        The problems, at most one a file; empty where every byte is as it was written.
+
+    Raises:
+        DatasetError: The folder is no dataset at all, or ``workers`` is below 1.
     """
     root = Path(path)
     if not root.is_dir():
         raise DatasetError(f"dataset {root} does not exist")
-    found = [*_check_head(root), *_check_commits(root), *_check_manifest(root)]
+    if workers < 1:
+        raise DatasetError(f"workers={workers} must be 1 or more")
+    found = list(_check(root, workers, console))
     seen: set[str] = set()
     return [problem for problem in found if not (problem.file in seen or seen.add(problem.file))]  # type: ignore[func-returns-value]
 
 
-def _check_head(root: Path) -> Iterator[Problem]:
+# ---------------------------------------------------------------- the whole
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What one process checks at a time: some files, and the episode that they hold where its record is whole."""
+
+    files: tuple[str, ...]
+    record: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What every unit is checked against."""
+
+    root: Path
+    told: Mapping[str, Mapping[str, Any]] | None
+    places: Places
+
+
+def _check(root: Path, workers: int, console: Console | None) -> Iterator[Problem]:
+    attributes, plan, problems = _head(root)
+    told, more = _manifest(root)
+    problems += more
+    if told is not None and plan is not None and _is_stale(root, told):
+        problems.append(Problem(MANIFEST, None, f"{root / MANIFEST} is older than the plan: {_AGAIN}", kind="stale"))
+        told = None
+    records, more = _commits(root, plan)
+    problems += more
+    names = frozenset(name for record in records.values() for name in record["sha256"])
+    places = Places.of(plan, names) if plan else Places({(r["part"], r["slot"]): r["episode"] for r in records.values()}, names)
+    frame = _Frame(root, told, places)
+    bad = {problem.file for problem in problems}
+    if attributes is not None and plan is not None:
+        problems += [problem for problem in _array_heads(root, attributes, plan, places) if problem.file not in bad]
+    skip = frozenset(str(PurePosixPath(problem.file).parent) for problem in problems if problem.file.endswith("/zarr.json"))
+    files = _files(root, told, records)
+    yield from _extra(frame, files)
+    yield from _run(frame, _units(files, records, skip), workers, console)
+    yield from ({**{p.file: p for p in problems}}.values())
+    if told is not None and not problems:
+        yield from _totals(root)
+
+
+def _head(root: Path) -> tuple[dict[str, Any] | None, Plan | None, list[Problem]]:
+    """Read attributes and plan; None for one that cannot be trusted."""
+    problems: list[Problem] = []
+    attributes: dict[str, Any] | None = None
     try:
         attributes = read_attributes(root)
     except DatasetError as error:
-        yield Problem("zarr.json", None, str(error))
-        return
+        problems.append(Problem("zarr.json", None, str(error)))
     try:
         text = (root / "plan.json").read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        yield Problem("plan.json", None, f"plan.json cannot be read: {error}")
-        return
-    if sha256_text(text) != attributes.get("plan_sha256"):
-        yield Problem("plan.json", None, "plan.json is not the plan that zarr.json names: restore it from a copy of the dataset")
+        plan = plan_from_json(json.loads(text))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return attributes, None, [*problems, Problem("plan.json", None, f"{root / 'plan.json'} cannot be read ({error}): {_RESTORE}")]
+    if attributes is not None and sha256_text(text) != attributes.get("plan_sha256"):
+        message = f"{root / 'plan.json'} is not the plan that zarr.json names: {_RESTORE}"
+        return attributes, None, [*problems, Problem("plan.json", None, message)]
+    return attributes, plan, problems
 
 
-def _check_commits(root: Path) -> Iterator[Problem]:
+def _manifest(root: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
+    """Read the manifest's files; None where there is no manifest or it cannot be trusted."""
+    file = root / MANIFEST
+    if not file.exists():
+        done = (root / "index" / "zarr.json").exists() or (root / "croissant.json").exists()
+        return None, [Problem(MANIFEST, None, f"{file} is missing: {_AGAIN}", kind="missing")] if done else []
     try:
-        plan = plan_from_json(read_json(root / "plan.json"))
-    except (DatasetError, KeyError, TypeError) as error:
-        yield Problem("plan.json", None, f"plan.json is damaged: {error}")
-        return
+        return _parse_manifest(file), []
+    except DatasetError as error:
+        return None, [Problem(MANIFEST, None, str(error))]
+
+
+def _parse_manifest(file: Path) -> dict[str, Any]:
+    manifest = _read_sealed(file)
+    try:
+        told = {str(name): {"size": int(entry["size"]), "sha256": str(entry["sha256"])} for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(f"{file} is damaged ({error}): {_AGAIN}") from error
+    if outside := [name for name in told if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
+        raise DatasetError(f"{file} names {outside[0]!r}, which is not inside the dataset: {_AGAIN}")
+    return told
+
+
+def _read_sealed(file: Path) -> dict[str, Any]:
+    """Read a record that is written in canonical JSON and sealed."""
+    record = read_json(file)
+    if not isinstance(record, dict):
+        raise DatasetError(f"{file} is damaged: it is no record; {_RESTORE}")
+    try:
+        check_seal(record, file)
+        same = canonical_json(record) == file.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise DatasetError(f"{file} is damaged ({error}): {_RESTORE}") from error
+    if not same:
+        raise DatasetError(f"{file} is not what was written: {_RESTORE}")
+    return record
+
+
+def _is_stale(root: Path, told: Mapping[str, Any]) -> bool:
+    """Whether the plan is another one than the manifest's, though attributes and plan agree: episodes were added since."""
+    return "plan.json" in told and told["plan.json"]["sha256"] != file_sha256(root / "plan.json")
+
+
+def _commits(root: Path, plan: Plan | None) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+    """Read the commit records by file; those that cannot be trusted are problems."""
+    records: dict[str, dict[str, Any]] = {}
+    problems = []
     for file in sorted((root / "commits").glob("p*/*.json")):
         name = file.relative_to(root).as_posix()
         try:
-            record = read_json(file)
-            if commit_path(root, *plan.place(int(record["episode"]))) != file or plan.jobs[record["episode"]].seed != record["seed"]:
-                yield Problem(name, None, f"{file} belongs to another place of the plan: restore it from a copy of the dataset")
-                continue
-            yield from _check_episode(root, plan, record)
-        except (DatasetError, KeyError, TypeError) as error:
-            yield Problem(name, None, f"{file} is damaged: {error}")
-
-
-def _check_episode(root: Path, plan: Plan, record: Mapping[str, Any]) -> Iterator[Problem]:
-    part, slot = plan.place(record["episode"])
-    for name in record["sha256"]:
-        try:
-            array = open_array(root, part, name)
-            read_slot(root, array, record, name, 0, record["length"] + (name in (FRAMES, STATE)), check=True)
+            records[name] = _read_commit(root, file, plan)
         except DatasetError as error:
-            yield Problem(f"parts/p{part:05d}/{name} slot {slot}", record["episode"], str(error))
+            episode, affects = _owner(plan, name)
+            problems.append(Problem(name, episode, str(error), affects))
+    return records, problems
 
 
-def _check_manifest(root: Path) -> Iterator[Problem]:
-    if not (root / "MANIFEST.json").exists():
-        return
+def _read_commit(root: Path, file: Path, plan: Plan | None) -> dict[str, Any]:
+    record = _read_sealed(file)
     try:
-        manifest = read_json(root / "MANIFEST.json")
-        files, told = manifest["files"], {key: value for key, value in manifest.items() if key not in ("files", "finalized", "seal")}
-    except (DatasetError, KeyError, TypeError) as error:
-        yield Problem("MANIFEST.json", None, f"MANIFEST.json is damaged: {error}")
-        return
-    for name, entry in files.items():
-        file = root / name
-        if not file.exists():
-            yield Problem(name, None, f"{file} is missing: restore it from a copy of the dataset")
-        elif file.stat().st_size != entry["size"] or file_sha256(file) != entry["sha256"]:
-            yield Problem(name, None, f"{file} is not what the manifest says: restore it from a copy of the dataset")
+        place = int(record["part"]), int(record["slot"])
+        fits = commit_path(root, *place) == file and (plan is None or _fits(plan, record, place))
+        whole = isinstance(record["sha256"], dict) and isinstance(record["length"], int) and isinstance(record["status"], str)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{file} is damaged ({error!r}): {_RESTORE}") from error
+    if not fits or not whole:
+        raise DatasetError(f"{file} belongs to another place of the plan, or is damaged: {_RESTORE}")
+    return record
+
+
+def _owner(plan: Plan | None, name: str) -> tuple[int | None, str]:
+    places = Places.of(plan, frozenset()) if plan else Places({}, frozenset())
+    return places.episode(name), places.affects(name)
+
+
+def _fits(plan: Plan, record: Mapping[str, Any], place: tuple[int, int]) -> bool:
+    episode = int(record["episode"])
+    return 0 <= episode < len(plan.jobs) and plan.place(episode) == place and plan.jobs[episode].seed == record["seed"]
+
+
+def _array_heads(root: Path, attributes: Mapping[str, Any], plan: Plan, places: Places) -> Iterator[Problem]:
+    """Compare the metadata of every array with what attributes and plan make it."""
+    for number, part in enumerate(plan.parts):
+        try:
+            specs = expected_arrays(attributes, part.horizon)
+        except DatasetError as error:
+            yield Problem("zarr.json", None, f"{root / 'zarr.json'} is damaged: {error}")
+            return
+        for spec in specs:
+            file = array_path(root, number, spec.name) / "zarr.json"
+            try:
+                _check_array(root, number, spec, part.count)
+            except DatasetError as error:
+                name = file.relative_to(root).as_posix()
+                yield Problem(name, None, str(error), places.affects(name), "altered" if file.exists() else "missing")
+
+
+def _check_array(root: Path, part: int, spec: ArraySpec, slots: int) -> None:
+    open_array(root, part, spec.name)
+    file = array_path(root, part, spec.name) / "zarr.json"
+    about = read_json(file)
+    if about.get("shape") != [slots, *spec.shape] or about.get("data_type") != spec.dtype:
+        raise DatasetError(f"{file} is damaged: its shape or type is not that of the plan; {_RESTORE}")
+
+
+def _files(root: Path, told: Mapping[str, Any] | None, records: Mapping[str, Any]) -> list[str]:
+    """All files that are there or should be."""
+    there = {file.relative_to(root).as_posix() for file in listed_files(root)}
+    return sorted(there | set(told or ()) | set(records))
+
+
+def _extra(frame: _Frame, files: Sequence[str]) -> Iterator[Problem]:
+    for name in files:
+        unknown = name not in frame.told if frame.told is not None else not frame.places.belongs(name)
+        if unknown:
+            where = "the manifest does not list it" if frame.told is not None else "no place of the plan has it"
+            message = f"{frame.root / name} is not part of the dataset: {where}; move it away, or {_AGAIN}"
+            yield Problem(name, frame.places.episode(name), message, frame.places.affects(name), "extra")
+
+
+def _units(files: Sequence[str], records: Mapping[str, dict[str, Any]], skip: frozenset[str]) -> list[_Unit]:
+    units = [_Unit((name,), _without(record, skip)) for name, record in records.items()]
+    return units + [_Unit((name,)) for name in files if name not in records and name != MANIFEST]
+
+
+def _without(record: Mapping[str, Any], skip: frozenset[str]) -> dict[str, Any]:
+    """Leave out the arrays whose metadata is damaged: they cannot be decoded, and are reported already."""
+    base = f"parts/{part_name(int(record['part']))}/"
+    return {**record, "sha256": {name: value for name, value in record["sha256"].items() if base + name not in skip}}
+
+
+def _totals(root: Path) -> Iterator[Problem]:
     try:
-        actual = {key: value for key, value in summarize(root).items() if key != "finalized"}
+        manifest = read_json(root / MANIFEST)
+        actual = summarize(root)
     except (DatasetError, KeyError, TypeError):
         return  # the damaged file is reported above
-    if actual != told:
-        yield Problem("MANIFEST.json", None, "MANIFEST.json's counts or fingerprint are not those of the data: finalize the dataset again")
+    if any(manifest.get(key) != value for key, value in actual.items() if key != "finalized"):
+        yield Problem(MANIFEST, None, f"{root / MANIFEST}: counts or fingerprint are not those of the data: {_AGAIN}", kind="stale")
+
+
+# ---------------------------------------------------------------- one unit, in any process
+
+
+def _run(frame: _Frame, units: Sequence[_Unit], workers: int, console: Console | None) -> Iterator[Problem]:
+    with Bar("verifying", len(units), console=console) as bar:
+        for problems in _results(frame, units, workers):
+            bar.step()
+            yield from problems
+
+
+def _results(frame: _Frame, units: Sequence[_Unit], workers: int) -> Iterator[list[Problem]]:
+    check: Callable[[_Unit], list[Problem]] = partial(_check_unit, frame)
+    if min(workers, len(units) // _CHUNK) <= 1:
+        yield from map(check, units)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _keep, (frame,)) as pool:
+        yield from pool.map(_check_kept, units, chunksize=_CHUNK)
+
+
+_kept: list[_Frame] = []
+
+
+def _keep(frame: _Frame) -> None:
+    _kept[:] = [frame]
+
+
+def _check_kept(unit: _Unit) -> list[Problem]:
+    return _check_unit(_kept[0], unit)
+
+
+def _check_unit(frame: _Frame, unit: _Unit) -> list[Problem]:
+    found = [problem for name in unit.files for problem in _check_file(frame, name)]
+    return found + (list(_check_episode(frame, unit.record)) if unit.record else [])
+
+
+def _check_file(frame: _Frame, name: str) -> Iterator[Problem]:
+    """Compare a file with its line in the manifest."""
+    if frame.told is None or name not in frame.told:
+        return
+    file, entry = frame.root / name, frame.told[name]
+    kind, wrong = _difference(file, entry)
+    if kind:
+        yield Problem(name, frame.places.episode(name), f"{file} {wrong}: {_RESTORE}", frame.places.affects(name), kind)
+
+
+def _difference(file: Path, entry: Mapping[str, Any]) -> tuple[str, str]:
+    try:
+        size = file.stat().st_size
+        if size < entry["size"]:
+            return "truncated", f"is truncated, {size} of {entry['size']} bytes are left"
+        if size > entry["size"]:
+            return "altered", f"is altered, it has {size} bytes where {entry['size']} were written"
+        return ("altered", "is altered, its bytes are not what was written") if file_sha256(file) != entry["sha256"] else ("", "")
+    except FileNotFoundError:
+        return "missing", "is missing"
+    except OSError as error:
+        return "altered", f"cannot be read ({error.strerror})"
+
+
+def _check_episode(frame: _Frame, record: Mapping[str, Any]) -> Iterator[Problem]:
+    """Decode an episode's arrays and compare them with the hashes in its commit record."""
+    part, slot, episode = int(record["part"]), int(record["slot"]), int(record["episode"])
+    for name in record["sha256"]:
+        folder = array_path(frame.root, part, name)
+        try:
+            array = open_array(frame.root, part, name)
+            read_slot(frame.root, array, record, name, 0, int(record["length"]) + (name in (FRAMES, STATE)), check=True)
+        except DatasetError as error:
+            files = sorted(folder.glob(f"c.{slot}.*"))
+            file = (files[0] if files else shard_path(frame.root, part, name, slot, 2)).relative_to(frame.root).as_posix()
+            kind = "altered" if files else "missing"
+            yield Problem(file, episode, str(error).removeprefix(f"episode {episode}: "), f"episode {episode}", kind)
