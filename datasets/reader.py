@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ from worldsim.datasets.layout import (
     sha256_array,
     shard_path,
 )
+from worldsim.datasets.records import Records, read_index
+from worldsim.datasets.seal import check_seal
+from worldsim.datasets.shards import SlotLayout, slot_layout
 from worldsim.episode import Conditioning, Episode
 from worldsim.spaces import space_from_json
 from worldsim.types import StoreInfo
@@ -38,7 +43,8 @@ SPLITS = ("train", "heldout")
 class EpisodeReader:
     """The committed ``ok`` episodes of a dataset, in the plan's order; an ``EpisodeStore``.
 
-    Safe to pickle and to use in several processes.
+    Safe to pickle and to use in several processes. A finalized dataset opens by its index, however many episodes it has; where the
+    index is not about just the records that are there, all records are read.
 
     Args:
         path: Folder of the dataset.
@@ -52,9 +58,17 @@ class EpisodeReader:
         self.path = Path(path)
         self.check = check
         self.attributes = read_attributes(self.path)
-        self.records = [record for record in read_commits(self.path) if record["status"] == "ok"]
-        self._arrays: dict[tuple[int, str], Any] = {}
-        self.info = _info(self.attributes, fingerprint(self.records))
+        index = read_index(self.path)
+        self.records: Sequence[dict[str, Any]] = (
+            [record for record in read_commits(self.path) if record["status"] == "ok"] if index is None else Records(self.path, index)
+        )
+        self._arrays: dict[tuple[int, str], SlotArray] = {}
+
+    @cached_property
+    def info(self) -> StoreInfo:
+        """What the dataset says of itself."""
+        indexed = isinstance(self.records, Records)
+        return _info(self.attributes, self.records.table.fingerprint if indexed else fingerprint(self.records))
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -90,6 +104,8 @@ class EpisodeReader:
 
     def lengths(self) -> NDArray[np.int64]:
         """Return the steps T of every episode, ``(len(self),)``."""
+        if isinstance(self.records, Records):
+            return self.records.table.length
         return np.array([record["length"] for record in self.records], dtype=np.int64)
 
     def split(self, name: str) -> list[int]:
@@ -100,7 +116,7 @@ class EpisodeReader:
         """
         if name not in SPLITS:
             raise ValueError(f"split {name!r} does not exist: the splits are {' and '.join(SPLITS)}")
-        held = heldout(self.records)
+        held = self.records.table.heldout if isinstance(self.records, Records) else heldout(self.records)
         return [i for i in range(len(self)) if held[i] == (name == "heldout")]
 
     def frames(self, index: int, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
@@ -112,12 +128,32 @@ class EpisodeReader:
         Raises:
             ValueError: The range is not inside the episode, or bytes are damaged or missing.
         """
+        return self.rows(index, FRAMES, start, stop)
+
+    def rows(self, index: int, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Read entries ``start`` to ``stop`` (exclusive; default: to the end) of one array of episode ``index``.
+
+        Args:
+            index: The episode.
+            name: Name on disk, as ``worldsim.datasets.layout.ACTION``; see there.
+            start: First frame, for frames and state; first step, for the rest.
+            stop: End, exclusive.
+
+        Returns:
+            ``(stop - start, ...)``.
+
+        Raises:
+            ValueError: There is no such array, the range is not inside the episode, or bytes are damaged or missing.
+        """
         record = self.records[index]
-        count = int(record["frames"])
+        if name not in record["sha256"]:
+            raise DatasetError(f"episode {record['episode']} has no array {name!r}: it has {', '.join(record['sha256'])}")
+        count = int(record["length"]) + (name in (FRAMES, STATE))
         stop = count if stop is None else stop
         if not 0 <= start <= stop <= count:
-            raise ValueError(f"frames {start}:{stop} are not inside episode {record['episode']}: it has frames 0:{count}")
-        return self._read(record, FRAMES, start, stop)
+            what = name.rpartition("/")[2] if name != FRAMES else "frames"
+            raise DatasetError(f"{what} {start}:{stop} are not inside episode {record['episode']}: it has {what} 0:{count}")
+        return self._read(record, name, start, stop)
 
     def _read(self, record: Mapping[str, Any], name: str, start: int, stop: int) -> NDArray[Any]:
         part = int(record["part"])
@@ -127,31 +163,43 @@ class EpisodeReader:
         return read_slot(self.path, self._arrays[part, name], record, name, start, stop, check=self.check and whole)
 
 
-def open_array(root: Path, part: int, name: str) -> Any:
+@dataclass(frozen=True)
+class SlotArray:
+    """An array of a part, open for reading: the Zarr array, and how its slots lie in files where that is as layout v1 says."""
+
+    array: Any
+    layout: SlotLayout | None
+
+
+def open_array(root: Path, part: int, name: str) -> SlotArray:
     """Open an array of a part for reading.
 
     Raises:
         DatasetError: Its metadata is missing or damaged.
     """
     try:
-        return zarr.open_array(array_path(root, part, name), mode="r", zarr_format=3)
+        array = zarr.open_array(array_path(root, part, name), mode="r", zarr_format=3)
+        return SlotArray(array, slot_layout(array.metadata.to_dict()))
     except Exception as error:
         file = array_path(root, part, name) / "zarr.json"
         raise DatasetError(f"{file} is missing or damaged: restore it from a copy of the dataset") from error
 
 
-def read_slot(root: Path, array: Any, record: Mapping[str, Any], name: str, start: int, stop: int, *, check: bool) -> NDArray[Any]:
+def read_slot(root: Path, array: SlotArray, record: Mapping[str, Any], name: str, start: int, stop: int, *, check: bool) -> NDArray[Any]:
     """Read steps ``start`` to ``stop`` of one episode's slot.
 
     Raises:
         DatasetError: The shard is missing or damaged, or with ``check`` it is not what was committed.
     """
-    file = shard_path(root, int(record["part"]), name, int(record["slot"]), array.ndim)
+    file = shard_path(root, int(record["part"]), name, int(record["slot"]), array.array.ndim)
     way_out = "restore it from a copy, or record the episode again by removing its commit record"
     if stop > start and not file.exists():
         raise DatasetError(f"episode {record['episode']}: {file} is missing; {way_out}")
     try:
-        values = np.asarray(array[int(record["slot"]), start:stop])
+        if array.layout is None or stop == start:
+            values = np.asarray(array.array[int(record["slot"]), start:stop])
+        else:
+            values = array.layout.read(file, start, stop)
     except Exception as error:
         raise DatasetError(f"episode {record['episode']}: {file} is damaged ({error}); {way_out}") from error
     if check and sha256_array(values) != record["sha256"][name]:
@@ -180,9 +228,12 @@ def read_commits(root: Path) -> list[dict[str, Any]]:
     """Read all commit records, sorted by episode.
 
     Raises:
-        DatasetError: A record is no valid JSON.
+        DatasetError: A record is no valid JSON, or not what was written.
     """
-    records: list[dict[str, Any]] = [read_json(path) for path in sorted((root / "commits").glob("p*/*.json"))]
+    files = sorted((root / "commits").glob("p*/*.json"))
+    records: list[dict[str, Any]] = [read_json(path) for path in files]
+    for record, file in zip(records, files, strict=True):
+        check_seal(record, file)
     return sorted(records, key=lambda record: int(record["episode"]))
 
 

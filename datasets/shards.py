@@ -1,0 +1,108 @@
+"""Read an episode's slot straight from its file: every byte is checked, and a chunk that is not there is an error, not zeros.
+
+Zarr gives the fill value for what is missing, and spends most of a short read on scheduling. The files are plain Zarr v3 all the
+same: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
+
+_ABSENT = np.uint64(2**64 - 1)
+_ENTRY = 16  # bytes of an index entry: offset and length
+_CRC = 4
+_ZSTD = Zstd()
+
+
+@dataclass(frozen=True)
+class SlotLayout:
+    """How one slot of an array lies in its file.
+
+    Attributes:
+        dtype: Little-endian type of the values.
+        row: Shape of one time step.
+        chunk: Time steps of a chunk.
+        chunks: Chunks of the file's index; 0 where the file is one bare chunk.
+    """
+
+    dtype: np.dtype[Any]
+    row: tuple[int, ...]
+    chunk: int
+    chunks: int
+
+    def read(self, file: Path, start: int, stop: int) -> NDArray[Any]:
+        """Read time steps ``start`` to ``stop`` of a slot's file, ``(stop - start, *row)``.
+
+        Raises:
+            ValueError: A checksum is wrong, or a chunk is missing or of another size.
+            OSError: The file cannot be read.
+        """
+        first = start // self.chunk
+        out = np.empty((-(-stop // self.chunk) - first, self.chunk, *self.row), self.dtype)
+        with file.open("rb") as handle:
+            places = self._places(handle)[first:]
+            for i in range(len(out)):
+                out[i] = self._decode(_read(handle, *places[i]) if places else handle.read())
+        return out.reshape(-1, *self.row)[start - first * self.chunk : stop - first * self.chunk]
+
+    def _places(self, handle: BinaryIO) -> list[tuple[int, int]]:
+        """Return offset and length of every chunk, from the index at the end of a shard; empty where the file is no shard."""
+        if not self.chunks:
+            return []
+        size = handle.seek(0, 2)
+        length = self.chunks * _ENTRY + _CRC
+        if size < length:
+            raise ValueError(f"the file has {size} bytes, its index alone takes {length}")
+        index = np.frombuffer(_checked(_read(handle, size - length, length)), "<u8").reshape(-1, 2)
+        return [(int(offset), int(count)) if offset != _ABSENT else (-1, 0) for offset, count in index]
+
+    def _decode(self, data: bytes) -> NDArray[Any]:
+        values = np.frombuffer(_ZSTD.decode(_checked(data)), self.dtype)
+        return values.reshape(self.chunk, *self.row)
+
+
+def _read(handle: BinaryIO, offset: int, length: int) -> bytes:
+    if offset < 0:
+        raise ValueError("a chunk is missing")
+    handle.seek(offset)
+    data = handle.read(length)
+    if len(data) != length:
+        raise ValueError(f"{length} bytes at {offset} are not all there")
+    return data
+
+
+def _checked(data: bytes) -> bytes:
+    if len(data) < _CRC or google_crc32c.value(data[:-_CRC]) != int.from_bytes(data[-_CRC:], "little"):
+        raise ValueError("a checksum is wrong")
+    return data[:-_CRC]
+
+
+def slot_layout(metadata: Mapping[str, Any]) -> SlotLayout | None:
+    """Return how slots lie in files by an array's ``zarr.json``, or None where its codecs are not those of layout v1."""
+    shape = metadata["shape"]
+    outer = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+    codecs = list(metadata["codecs"])
+    inner = outer
+    if _names(codecs) == ["sharding_indexed"]:
+        sharding = codecs[0]["configuration"]
+        inner, codecs = tuple(sharding["chunk_shape"]), list(sharding["codecs"])
+        if sharding["index_location"] != "end" or _names(sharding["index_codecs"]) != ["bytes", "crc32c"]:
+            return None
+    row = tuple(shape[2:])
+    plain = _names(codecs) == ["bytes", "zstd", "crc32c"] and codecs[0].get("configuration", {}).get("endian", "little") == "little"
+    if not plain or inner[0] != 1 or outer[0] != 1 or inner[2:] != row or outer[2:] != row or outer[1] < shape[1]:
+        return None
+    dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
+    return SlotLayout(dtype, row, inner[1], 0 if outer is inner else outer[1] // inner[1])
+
+
+def _names(codecs: Any) -> list[str]:
+    return [codec["name"] for codec in codecs]
