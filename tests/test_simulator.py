@@ -19,6 +19,7 @@ from worldsim.model import WorldModel
 from worldsim.simulator import Simulator, State, Step
 from worldsim.spaces import feature_size, to_features, to_row
 from worldsim.spec import Sampling
+from worldsim.streaming_dit import StreamingDiT
 from worldsim.windows import shift_levels, stack_history, training_mask
 
 ACTIONS: list[Space[Any]] = [
@@ -284,19 +285,21 @@ def test_wrong_contexts_are_refused(world: WorldModel) -> None:
         Context(np.zeros((2, 16, 16, 3), np.uint8), np.zeros((0, 3), np.float32))
 
 
-def test_sampling_steps_are_as_asked(world: WorldModel) -> None:
-    actions, calls = draw_actions(world, 1, 1), []
-    handle = world.dynamics.register_forward_hook(lambda *_: calls.append(1))
-    seen = []
+def test_sampling_steps_are_as_asked(world: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    actions, calls, seen, run_pass = draw_actions(world, 1, 1), list[int](), list[Tensor](), StreamingDiT.run
+
+    def counting(*args: Any) -> Any:
+        calls.append(1)
+        return run_pass(*args)
+
+    monkeypatch.setattr(StreamingDiT, "run", counting)
     for steps in (1, 2, 4):
         simulator = Simulator(world, sampling=Sampling(steps=steps))
-        state = simulator.start([world.contexts[0]], [1])
         calls.clear()
-        _, step = simulator.step(state, actions[0])
+        _, step = simulator.step(simulator.start([world.contexts[0]], [1]), actions[0])
         assert len(calls) == steps + 1
         assert step.finite.all()
         seen.append(step.latents)
-    handle.remove()
     assert not torch.equal(seen[0], seen[1])
     with pytest.raises(ValueError, match="steps >= 1"):
         Sampling(steps=0)

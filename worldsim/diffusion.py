@@ -6,11 +6,36 @@ network predicts the clean end z (x-prediction; Dreamer 4, Hafner et al. 2025, s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 SMALLEST_SHORTCUT = 0.25
 """Sampling steps below this size are plain diffusion: the network is asked for the mean."""
+
+
+def draw_noise(seed: int, position: int, shape: Sequence[int]) -> NDArray[np.float32]:
+    """Draw standard normal noise of ``shape`` for frame ``position`` of a rollout, from its seed and that number alone.
+
+    Less of it is the beginning of more: noise of shape ``(1, ...)`` is the first of ``(2, ...)``.
+    """
+    noise: NDArray[np.float32] = draw_noises([seed], [position], shape)[0]
+    return noise
+
+
+def draw_noises(seeds: Sequence[int], positions: Sequence[int], shape: Sequence[int]) -> NDArray[np.float32]:
+    """Draw for each of B rows what ``draw_noise`` draws, ``(B, *shape)``."""
+    noise = np.empty((len(seeds), *shape), np.float32)
+    bits = np.random.Philox(key=0)  # one for all rows: to make one costs as much as to draw a frame
+    generator, fresh = np.random.Generator(bits), bits.state
+    for row, key in enumerate(zip(seeds, positions, strict=True)):
+        fresh["state"]["key"][:] = key
+        bits.state = fresh
+        generator.standard_normal(dtype=np.float32, out=noise[row])
+    return noise
 
 
 def corrupt(latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:

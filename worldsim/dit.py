@@ -205,7 +205,9 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self, tokens: Tensor, c: Tensor, positions: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         rotary = rotary_angles(positions, self.cache_shape()[-1])  # (B, F, d/2)
-        keys, values, kept = list[Tensor](), list[Tensor](), list[Tensor]()
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        kept: list[Tensor] = []
         half = len(self.blocks) // 2
         for i, block in enumerate(self.blocks):
             if self.skips and i >= len(self.blocks) - half:

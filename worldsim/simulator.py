@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.contexts import Context
-from worldsim.diffusion import SMALLEST_SHORTCUT, corrupt
+from worldsim.diffusion import SMALLEST_SHORTCUT, corrupt, draw_noises
 from worldsim.dit import FrameInputs, FrameOutputs
 from worldsim.heads import Readings
 from worldsim.model import WorldModel
-from worldsim.sampler import euler
+from worldsim.networks import check_compile, networks_of
+from worldsim.sampler import euler, levels
 from worldsim.spaces import to_features
 from worldsim.spec import Sampling
+from worldsim.streaming_dit import level_embedding
 from worldsim.tokenizer import to_model, to_uint8
 from worldsim.windows import shift_levels, stack_history, streaming_mask, training_mask
 
@@ -117,26 +119,56 @@ class Simulator:
 
     Noise comes from (seed, frame number) alone, so a row depends neither on the batch it sits in nor on its place there.
 
+    Steps run in ``worldsim.streaming_dit.StreamingDiT``, which reads the weights of the dynamics when the simulator is built: train
+    a world on, and build another simulator. Those of a world that was loaded from files must not change at all.
+
     Args:
         world: The trained world.
         sampling: How frames are made; the world's own by default.
         sink: First frames of a rollout that stay in view for ever beside the window (attention sinks, Xiao et al. 2024, section 3.2).
             0 is what worlds are trained with.
+        precision: ``fp32``, or ``bf16`` for faster networks where the processor has it. Latents, embeddings, attention over time and
+            states stay in the world's own type, so a state may go on in either.
+        compile: Compile the step (``torch.compile``): some minutes at the first step of a batch size, faster ever after, and the same
+            but for rounding.
+        in_place: Write each frame into the ring of the state that is stepped, which must not be used again: saves a copy of the ring.
 
     Raises:
-        ValueError: ``sink`` is negative.
+        ValueError: ``sink`` is negative, ``precision`` is unknown, or there is nothing to compile with.
     """
 
-    def __init__(self, world: WorldModel, *, sampling: Sampling | None = None, sink: int = 0) -> None:
+    def __init__(
+        self,
+        world: WorldModel,
+        *,
+        sampling: Sampling | None = None,
+        sink: int = 0,
+        precision: str = "fp32",
+        compile: bool = False,
+        in_place: bool = False,
+    ) -> None:
         if sink < 0:
             raise ValueError(f"sink={sink} must be 0 or more frames")
+        check_compile(compile, world.device)
         self.world, self.spec, self.sink = world, world.spec, sink
         self.sampling = sampling or world.spec.sampling
         self.config: Any = world.dynamics.config
         self.dynamics, self.device, self.dtype = world.dynamics, world.device, world.dynamics.place.dtype
+        self.precision, self.compile, self.in_place = precision, compile, in_place
+        self.networks = networks_of(world, precision)
+        self._levels = self._embed_levels()
+        self._make = torch.compile(self._make_frame) if compile else self._make_frame
         self._state_mean, self._state_std = (
             torch.tensor(values, dtype=torch.float32, device=self.device) for values in (self.spec.state_mean, self.spec.state_std)
         )
+
+    def _embed_levels(self) -> Tensor:
+        """Embed the levels ``(steps + 1, D)`` of the passes of a step; the last one is that in which the frame is remembered."""
+        chosen = self.sampling
+        size = 1 / chosen.steps
+        asked = size if chosen.shortcut and size >= SMALLEST_SHORTCUT else 0.0
+        each = [*levels(chosen.steps), chosen.context_level]
+        return level_embedding(self.dynamics, each, [asked] * chosen.steps + [0.0], chosen.context_level)
 
     def start(self, contexts: Sequence[Context], seeds: Sequence[int]) -> State:
         """Begin one row a context; each is prepared on its own, so a row does not depend on the others.
@@ -166,7 +198,7 @@ class Simulator:
         frames, features, shown = self._unfold(context)
         f = len(frames)
         latents = self.world.tokenizer.encode(to_model(torch.tensor(frames)).to(self.device, self.dtype))[None].float()  # (1, F, C, h, w)
-        noise = torch.from_numpy(np.stack([self._noise(seed, i)[1] for i in range(f)]))[None].to(self.device)  # (1, F, C, h, w)
+        noise = torch.from_numpy(draw_noises([seed] * f, range(f), (2, *latents.shape[2:])))[None, :, 1].to(self.device)  # (1, F, C, h, w)
         level = torch.full((1, f), self.sampling.context_level, device=self.device)
         seen = corrupt(latents, noise, level).to(self.dtype)  # (1, F, C, h, w)
         actions = torch.from_numpy(features)[None].to(self.device, self.dtype)  # (1, F, A)
@@ -229,73 +261,59 @@ class Simulator:
         if state.remembered.shape[1] != self.sink + self.spec.window:
             slots = state.remembered.shape[1]
             raise ValueError(f"state remembers {slots} frames, this simulator {self.sink} + {self.spec.window}: step it with its own sink")
-        features = features[:, None].to(self.device, self.dtype)  # (B, 1, A)
-        drawn = np.stack([self._noise(int(s), int(p)) for s, p in zip(state.seed.tolist(), state.position.tolist(), strict=True)], axis=1)
-        noise, context_noise = torch.from_numpy(drawn).to(self.device)[:, :, None]  # each (B, 1, C, h, w)
+        shape = (1 if self.sampling.context_level == 1 else 2, *self.world.tokenizer.latent_shape)
+        drawn = torch.from_numpy(draw_noises(state.seed.tolist(), state.position.tolist(), shape))  # (B, 1 or 2, C, h, w)
+        return self._make(state, features.to(self.device), drawn.to(self.device), decode)
+
+    def _make_frame(self, state: State, features: Tensor, drawn: Tensor, decode: bool) -> tuple[State, TensorStep]:
+        """Make the next frame of every row from noise ``(B, 1 or 2, C, h, w)``: what it starts from, and what it is remembered with."""
+        dit, level = self.networks.dit, self.sampling.context_level
         mask = streaming_mask(state.position[:, None], state.remembered, self.spec.window, sink=self.sink)  # (B, 1, P + 1)
+        ring = (state.keys, state.values)
+        shared = dit.share(self._levels, features, state.condition, state.history, state.position, mask, ring)
+        noise = dit.patches(drawn)  # (B, 1 or 2, n, p*p*C)
 
-        def run(latents: Tensor, level: float, size: float, *, estimate: bool = True) -> FrameOutputs:
-            return self._forward(state, latents, features, mask, level=level, size=size, estimate=estimate)
+        def denoise(patches: Tensor, number: int) -> Tensor:
+            return dit.estimate(dit.run(patches, shared, number)[0], patches, shared, number)  # (B, n, p*p*C)
 
-        size = 1 / self.sampling.steps
-        label = size if self.sampling.shortcut and size >= SMALLEST_SHORTCUT else 0.0
-        latents = euler(lambda z, tau: run(z, tau, label).latents.float(), noise, steps=self.sampling.steps)  # (B, 1, C, h, w)
-        level = self.sampling.context_level
-        seen = corrupt(latents, context_noise, torch.full(latents.shape[:2], level, device=self.device))  # (B, 1, C, h, w)
-        out = run(seen, level, 0.0, estimate=False)
-        return self._remember(state, out, seen), self._read(latents[:, 0], out, decode=decode)
+        made = euler(denoise, noise[:, 0], steps=self.sampling.steps)  # (B, n, p*p*C)
+        seen = made if level == 1 else torch.lerp(noise[:, 1], made, level)  # (B, n, p*p*C)
+        hidden, keys, values = dit.run(seen, shared, self.sampling.steps)
+        latents = dit.latents(made)  # (B, C, h, w)
+        after = self._remember(state, keys, values, latents if level == 1 else dit.latents(seen))
+        return after, self._read(latents, hidden, decode=decode)
 
-    def _forward(
-        self, state: State, latents: Tensor, features: Tensor, mask: Tensor, *, level: float, size: float, estimate: bool
-    ) -> FrameOutputs:
-        b, like = len(state), torch.ones(len(state), 1, device=self.device)
-        inputs = FrameInputs(
-            latents=latents.to(state.history.dtype),
-            history=state.history.flatten(1, 2)[:, None],
-            level=like * level,
-            step=like * size,
-            history_level=like * self.sampling.context_level,
-            actions=features,
-            known=torch.ones(b, 1, dtype=torch.bool, device=self.device),
-            condition=state.condition,
-            positions=state.position[:, None],
-        )
-        out: FrameOutputs = self.dynamics(inputs, mask, (state.keys.transpose(0, 1), state.values.transpose(0, 1)), estimate=estimate)
-        return out
-
-    def _remember(self, state: State, out: FrameOutputs, seen: Tensor) -> State:
+    def _remember(self, state: State, keys: list[Tensor], values: list[Tensor], seen: Tensor) -> State:
+        """Write keys and values ``(B, N, heads, d)`` of each temporal layer over the oldest of the window."""
         turned = self.sink + (state.position - self.sink) % self.spec.window  # (B,)
         slot, rows = torch.where(state.position < self.sink, state.position, turned), torch.arange(len(state), device=self.device)  # (B,)
-        keys, values, remembered = state.keys.clone(), state.values.clone(), state.remembered.clone()
-        keys[rows, :, :, :, slot] = out.keys[..., 0, :].transpose(0, 1)  # (B, layers, N, heads, d)
-        values[rows, :, :, :, slot] = out.values[..., 0, :].transpose(0, 1)  # (B, layers, N, heads, d)
-        remembered[rows, slot] = state.position
-        history = torch.cat((seen.to(state.history.dtype), state.history), dim=1)[:, : state.history.shape[1]]  # (B, H, C, h, w)
-        return State(keys, values, remembered, history, state.position + 1, state.seed, state.condition)
+        held_keys, held_values = (x if self.in_place else x.clone() for x in (state.keys, state.values))
+        for held, written in ((held_keys, keys), (held_values, values)):
+            held[rows, :, :, :, slot] = torch.stack(written, dim=1).to(held.dtype)  # (B, layers, N, heads, d)
+        remembered = torch.scatter(state.remembered, 1, slot[:, None], state.position[:, None])  # (B, P)
+        history = torch.cat((seen[:, None].to(state.history.dtype), state.history), dim=1)[:, : state.history.shape[1]]  # (B, H, C, h, w)
+        return State(held_keys, held_values, remembered, history, state.position + 1, state.seed, state.condition)
 
-    def _read(self, latents: Tensor, out: FrameOutputs, *, decode: bool) -> TensorStep:
-        readings = self.world.heads(out.hidden)
-        given = [latents, readings.state, readings.reward, readings.end_logit]
+    def _read(self, latents: Tensor, hidden: Tensor, *, decode: bool) -> TensorStep:
+        readings = self.networks.heads(hidden[:, None])
         frames = torch.empty(len(latents), 0, 0, 3, dtype=torch.uint8, device=self.device)  # (B, 0, 0, 3)
+        reward, end = readings.reward[:, 0], readings.end_logit[:, 0]  # each (B,)
+        total = latents.flatten(1).sum(1) + readings.state.flatten(1).sum(1) + reward + end  # (B,) keeps NaN and infinity
         if decode:
-            made = self.world.tokenizer.decode(latents.to(out.hidden.dtype)).float()  # (B, 3, H, W)
+            ready = latents.to(self.networks.dtype).contiguous(memory_format=torch.channels_last)  # (B, C, h, w)
+            made = self.networks.decode(ready).float()  # (B, 3, H, W)
             frames = to_uint8(made.nan_to_num())  # (B, H, W, 3)
-            given.append(made)
+            total = total + made.flatten(1).sum(1)  # (B,)
         low, high = self.spec.reward_range
         return TensorStep(
             frames=frames,
             latents=latents,
-            reward=readings.reward[:, 0].clamp(low, high),
-            end=readings.end_logit[:, 0].sigmoid(),
+            reward=reward.clamp(low, high),
+            end=end.sigmoid(),
             state=self._labels(readings),
-            finite=torch.stack([torch.isfinite(x.flatten(1).sum(1)) for x in given]).all(0),  # a sum keeps NaN and infinity
+            finite=torch.isfinite(total),
         )
 
     def _labels(self, readings: Readings) -> Tensor:
         """Return the labelled state ``(B, S)`` of one frame a row in physical units."""
         return readings.state[:, 0].float() * self._state_std + self._state_mean  # (B, S)
-
-    def _noise(self, seed: int, position: int) -> NDArray[np.float32]:
-        """Draw the noise a frame starts from and the noise it is remembered with, ``(2, C, h, w)``."""
-        generator = np.random.Generator(np.random.Philox(key=np.array([seed, position], dtype=np.uint64)))
-        return generator.standard_normal((2, *self.world.tokenizer.latent_shape), dtype=np.float32)

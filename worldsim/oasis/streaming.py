@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim import diffusion
 from worldsim.oasis.dit import Modulation
 from worldsim.oasis.memory import Memory
 from worldsim.oasis.sampler import CONTEXT_STEP, ddim, ladder
@@ -31,8 +31,7 @@ def empty_memory(world: OasisWorld) -> Memory:
 
 def draw_noise(world: OasisWorld, seed: int, position: int) -> Tensor:
     """Draw the noise ``(C, h, w)`` that frame ``position`` starts from, from seed and number alone."""
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, position], dtype=np.uint64)))
-    return torch.from_numpy(generator.standard_normal(world.vae.latent_shape, dtype=np.float32))
+    return torch.from_numpy(diffusion.draw_noise(seed, position, world.vae.latent_shape))
 
 
 def labels(world: OasisWorld, steps: Sequence[int]) -> Tensor:

@@ -1,0 +1,92 @@
+"""The networks of a world as a simulator runs them: in which precision, compiled or not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from worldsim.heads import Heads
+from worldsim.model import WorldModel
+from worldsim.streaming_dit import StreamingDiT
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What a step of a rollout calls.
+
+    Attributes:
+        dtype: What they compute in.
+        dit: The dynamics.
+        heads: Map last tokens ``(B, 1, N, D)`` to readings.
+        decode: Maps latents ``(B, C, h, w)`` of ``dtype`` to frames ``(B, 3, H, W)``.
+    """
+
+    dtype: torch.dtype
+    dit: StreamingDiT
+    heads: Heads
+    decode: Callable[[Tensor], Tensor]
+
+
+_SHARED: WeakKeyDictionary[WorldModel, dict[tuple[torch.dtype, torch.device], Networks]] = WeakKeyDictionary()
+"""Networks of worlds that were loaded from files, whose weights nobody changes."""
+
+
+def networks_of(world: WorldModel, precision: str) -> Networks:
+    """Return the networks of a world, with the weights as they are now.
+
+    Simulators of a world that was loaded from files share them.
+
+    Args:
+        world: The world.
+        precision: ``fp32``, in fact the type of the world's own weights, or ``bf16``.
+
+    Raises:
+        ValueError: The precision is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} is unknown: use {' or '.join(repr(one) for one in PRECISIONS)}")
+    dtype = torch.bfloat16 if precision == "bf16" else world.dtype
+    if not world.fingerprint:
+        return _build(world, dtype)
+    kept = _SHARED.setdefault(world, {})
+    key = (dtype, world.device)
+    if key not in kept:
+        kept[key] = _build(world, dtype)
+    return kept[key]
+
+
+def check_compile(given: object, device: torch.device) -> None:
+    """Refuse to compile where that cannot work.
+
+    Raises:
+        ValueError: It is no bool, or there is no C++ compiler for a world on the CPU.
+    """
+    if not isinstance(given, bool):
+        raise ValueError(f"compile={given!r} must be True or False")
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if given and device.type == "cpu" and shutil.which(name) is None:
+        raise ValueError(
+            f"compile=True needs a C++ compiler and {name!r} is not there: install it, name another in CXX, or leave compile out"
+        )
+
+
+def _build(world: WorldModel, dtype: torch.dtype) -> Networks:
+    dit = StreamingDiT(world.dynamics, dtype=dtype)
+    if dtype == world.dtype:
+        return Networks(dtype, dit, world.heads, world.tokenizer.decode)
+    heads, tokenizer = deepcopy(world.heads), deepcopy(world.tokenizer)
+    nn.Module.to(heads, dtype)  # diffusers' own ``to`` tells of parts kept in float32 even where there are none
+    nn.Module.to(tokenizer, dtype)
+    convert_conv2d_weight_memory_format(tokenizer, torch.channels_last)
+    return Networks(dtype, dit, heads, tokenizer.decode)
