@@ -67,8 +67,8 @@ class EpisodeReader:
     @cached_property
     def info(self) -> StoreInfo:
         """What the dataset says of itself."""
-        indexed = isinstance(self.records, Records)
-        return _info(self.attributes, self.records.table.fingerprint if indexed else fingerprint(self.records))
+        records = self.records
+        return _info(self.attributes, records.table.fingerprint if isinstance(records, Records) else fingerprint(records))
 
     def __len__(self) -> int:
         """Number of episodes."""

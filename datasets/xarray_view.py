@@ -33,8 +33,8 @@ def open_xarray(path: Path | str) -> Any:
         path: Folder of a worldsim dataset.
 
     Returns:
-        An ``xarray.Dataset``: ``frames`` ``(frame, height, width, channel)`` uint8, ``state`` ``(frame, label)`` where there is one, ``action``
-        ``(step, number)``, ``reward``, ``terminated`` and ``truncated`` ``(step,)``; attributes ``fps``, ``name``, ``fingerprint``.
+        An ``xarray.Dataset``: ``frames`` ``(frame, height, width, channel)`` uint8, ``state`` ``(frame, label)`` where there is one,
+        ``action`` ``(step, number)``, ``reward``, ``terminated`` and ``truncated`` ``(step,)``; attributes ``fps``, ``name``, ``fingerprint``.
 
     Raises:
         ValueError: The folder is no dataset, or xarray is not installed.
@@ -67,7 +67,7 @@ def _lazy(reader: EpisodeReader, stored: str, lengths: NDArray[np.int64]) -> Any
     backend_array: Any = need("xarray.backends", "xarray").BackendArray
     sample = reader.rows(0, stored, 0, 0)
 
-    class Stream(backend_array):
+    class Stream(backend_array):  # type: ignore[misc]
         """One stream over all episodes."""
 
         def __init__(self) -> None:
