@@ -177,12 +177,23 @@ def open_array(root: Path, part: int, name: str) -> SlotArray:
     Raises:
         DatasetError: Its metadata is missing or damaged.
     """
+    file, way_out = array_path(root, part, name) / "zarr.json", "restore it from a copy of the dataset"
     try:
         array = zarr.open_array(array_path(root, part, name), mode="r", zarr_format=3)
-        return SlotArray(array, slot_layout(array.metadata.to_dict()))
+        layout = slot_layout(array.metadata.to_dict())
+        one_file = layout is not None or _is_one_file(array, shard_path(root, part, name, 0, array.ndim).name)
     except Exception as error:
-        file = array_path(root, part, name) / "zarr.json"
-        raise DatasetError(f"{file} is missing or damaged: restore it from a copy of the dataset") from error
+        raise DatasetError(f"{file} is missing or damaged: {way_out}") from error
+    if not one_file:
+        raise DatasetError(f"{file} is damaged, its episodes are not one file each: {way_out}")
+    return SlotArray(array, layout)
+
+
+def _is_one_file(array: Any, name: str) -> bool:
+    """Whether a slot lies in the one file ``name``: where Zarr finds no file it reads zeros, so it must not look for others."""
+    own = array.shards or array.chunks
+    key = array.metadata.chunk_key_encoding.encode_chunk_key((0,) * array.ndim)
+    return bool(key == name and own[0] == 1 and own[1] >= array.shape[1] and own[2:] == array.shape[2:])
 
 
 def read_slot(root: Path, array: SlotArray, record: Mapping[str, Any], name: str, start: int, stop: int, *, check: bool) -> NDArray[Any]:
@@ -202,7 +213,7 @@ def read_slot(root: Path, array: SlotArray, record: Mapping[str, Any], name: str
             values = array.layout.read(file, start, stop)
     except Exception as error:
         raise DatasetError(f"episode {record['episode']}: {file} is damaged ({error}); {way_out}") from error
-    if check and sha256_array(values) != record["sha256"][name]:
+    if len(values) != stop - start or (check and sha256_array(values) != record["sha256"][name]):
         raise DatasetError(f"episode {record['episode']}: {file} is not what was committed; {way_out}")
     return values
 
