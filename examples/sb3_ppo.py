@@ -1,4 +1,4 @@
-"""Stable-Baselines3's PPO on the batched learned world; needs ``pip install 'worldsim-gym[sb3]'``.
+"""Stable-Baselines3's PPO on the batched learned world; needs ``pip install -c constraints.txt -e '.[sb3]'``.
 
 python examples/sb3_ppo.py --steps 4096 --save driver.zip
 """

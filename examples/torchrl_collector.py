@@ -1,4 +1,4 @@
-"""A TorchRL collector on the batched learned world; needs ``pip install torchrl``.
+"""A TorchRL collector on the batched learned world; needs ``pip install -c constraints.txt -e '.[torchrl]'``.
 
     python examples/torchrl_collector.py --steps 1024
 

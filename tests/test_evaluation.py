@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from worldsim.evaluation import endings as endings_module
 from worldsim.evaluation import run as run_module
 from worldsim.evaluation.chart import line_chart
 from worldsim.evaluation.endings import endings
-from worldsim.evaluation.figures import Evidence, from_another_episode, open_loop, reward, state
+from worldsim.evaluation.figures import Evidence, from_another_episode, moved, open_loop, reward, state
 from worldsim.evaluation.openloop import Rollouts, Segment, copy_last, cut_segments, imagine, other_actions, psnr, real, ssim
 from worldsim.evaluation.probe import draw_pairs, pairs_at, train_probe
 from worldsim.evaluation.report import model_card, number, record_quality, to_markdown
@@ -231,6 +232,18 @@ def test_endings_of_an_untrained_world_are_guesses(make_world: MakeWorld, store:
     found = endings(Simulator(make_world()), store, split="heldout", context=4, horizon=6)
     assert 0 <= found["auc"] <= 1
     assert endings(Simulator(make_world()), store, split="heldout", context=4, horizon=100) == {"episodes": 0, "terminated": 0}
+
+
+def test_latents_that_move_with_the_frame_are_told_from_others() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+    def world(encode: Callable[[torch.Tensor], torch.Tensor], decode: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        return SimpleNamespace(device=torch.device("cpu"), tokenizer=SimpleNamespace(encode=encode, decode=decode))
+
+    with_it = moved(world(lambda x: x, lambda z: z + 0.02), frames)
+    assert with_it == pytest.approx(40.0, abs=0.01)
+    assert moved(world(lambda x: x, lambda z: z + 0.02), frames, seed=1) == pytest.approx(with_it, abs=0.01)
+    assert moved(world(lambda x: x.flip(-1), lambda z: z.flip(-1)), frames) < 15
 
 
 # ---------------------------------------------------------------- the whole

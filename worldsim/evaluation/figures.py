@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from worldsim.evaluation.openloop import Rollouts, Segment, copy_last, psnr, real, ssim
 from worldsim.evaluation.probe import Probe, columns, pairs_at
 from worldsim.evaluation.scores import compare, correlation, mean_and_error, mean_error
 from worldsim.model import WorldModel
-from worldsim.training.tokenizer_task import reconstruct
+from worldsim.tokenizer import to_model
+from worldsim.training.tokenizer_task import draw_motion, interior, move, reconstruct
 
 STEPS = (1, 4, 16, 64)
 STATE_STEPS = (16, 64)
@@ -61,7 +63,23 @@ def open_loop(world: WorldModel, evidence: Evidence) -> dict[str, Any]:
         "curve": {name: _means(curves[name]) for name in order[1:]},
         "other_actions_segments": int(foreign.sum()),
         "margins": _margins(curves, foreign, min(BAR_STEP, truth.shape[1])),
+        "moved": moved(world, truth[:, 0]),
     }
+
+
+@torch.no_grad()
+def moved(world: WorldModel, frames: NDArray[np.uint8], *, seed: int = 0) -> float:
+    """PSNR in dB between frames ``(N, H, W, 3)`` turned and shifted, and what their latents, turned and shifted alike, decode to.
+
+    It tells whether latents move as frames move (equivariance: EQ-VAE, Kouzelis et al. 2025, section 3), which dynamics are far easier
+    to learn on. What comes in from outside the frame does not count.
+    """
+    shown = to_model(torch.from_numpy(np.ascontiguousarray(frames))).to(world.device)  # (N, 3, H, W)
+    motion = draw_motion(len(shown), torch.Generator().manual_seed(seed)).to(world.device)  # (N, 2, 3)
+    made = world.tokenizer.decode(move(world.tokenizer.encode(shown), motion))  # (N, 3, H, W)
+    seen = interior(motion, shown)  # (N, 1, H, W)
+    square = ((made - move(shown, motion)).square() * seen).sum((1, 2, 3)) / (3 * seen.sum((1, 2, 3)))  # (N,)
+    return round(float((10 * torch.log10(4 / square)).mean()), 2)
 
 
 def from_another_episode(segments: Sequence[Segment]) -> NDArray[np.bool_]:

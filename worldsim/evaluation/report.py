@@ -65,6 +65,7 @@ def _open_loop(part: Mapping[str, Any]) -> str:
             lines.append(
                 f"- Step {margins['step']}: {m['db']:+.2f} ± {m['standard_error']:.2f} dB {said} (bar {m['bar']:.0f} dB: {verdict})."
             )
+    lines.append(f"- Latents that are turned and shifted decode at {part['moved']:.1f} dB to the frame turned and shifted alike.")
     return "\n".join(lines) + "\n"
 
 
@@ -122,6 +123,7 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
         "psnr": dict(loop["psnr"]),
         "ssim": dict(loop["ssim"]),
         "margins": dict(loop["margins"]),
+        "moved": loop["moved"],
         "reward": {key: reward[key] for key in ("correlation_per_step", "correlation_of_sums")},
     }
     if "state" in report:
