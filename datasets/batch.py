@@ -1,15 +1,11 @@
-"""The batch engine: run a plan's missing groups on worker processes, and show how it goes."""
+"""The batch engine: run a plan's missing groups by a launcher, and show how it goes."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import gymnasium as gym
@@ -18,14 +14,16 @@ from gymnasium import Space
 from rich.console import Console
 
 from worldsim.datasets.finalize import finalize
-from worldsim.datasets.layout import DatasetError, DatasetSpec
+from worldsim.datasets.launch import find_launcher
+from worldsim.datasets.layout import DatasetError, DatasetSpec, sweep
+from worldsim.datasets.lock import job_lock
 from worldsim.datasets.plan import Plan
 from worldsim.datasets.preview import contact_sheet, preview_video
 from worldsim.datasets.progress import Meter, print_summary, rows_by_scenario
 from worldsim.datasets.reader import EpisodeReader, read_commits
-from worldsim.datasets.work import Recipe, Recorded, Worker, make_env, run_in_process, start_process
-from worldsim.datasets.writer import EpisodeWriter, create_dataset, write_error
-from worldsim.rollout import EpisodeJob, reset, row_info
+from worldsim.datasets.work import Recipe, Task, make_env
+from worldsim.datasets.writer import create_dataset, write_error
+from worldsim.rollout import reset, row_info
 
 
 @dataclass(frozen=True)
@@ -86,19 +84,63 @@ def run_plan(path: Path | str, spec: DatasetSpec, plan: Plan, recipe: Recipe, *,
         The plan with the places that its episodes have in this dataset.
 
     Raises:
-        DatasetError: The folder holds another plan, a group failed, a worker died, or the disk refuses. Commits are kept.
+        DatasetError: The folder holds another plan, another job runs in it, a group failed, workers die, or the disk refuses. Commits
+            are kept.
+    """
+    root = Path(path)
+    try:
+        with job_lock(root):
+            plan = create_dataset(root, spec, replace(plan, recipe=plan.recipe or recipe.to_json()))
+            record(plan, Task(str(root), recipe), launcher="processes" if workers > 1 else "here", workers=workers, meter=meter)
+    except OSError as error:
+        raise write_error(root, error) from error
+    return plan
+
+
+def record(
+    plan: Plan,
+    task: Task,
+    *,
+    launcher: str,
+    workers: int,
+    cluster: Mapping[str, Any] | None = None,
+    shuffle: int | None = None,
+    meter: Meter | None = None,
+) -> None:
+    """Record what a dataset that is there lacks; the caller holds its lock.
+
+    Args:
+        plan: The episodes to look at.
+        task: How they are recorded.
+        launcher: One of ``worldsim.datasets.launch.LAUNCHERS``.
+        workers: Processes, actors or array tasks.
+        cluster: Settings of the launcher.
+        shuffle: Seed of a random order of groups; None: the plan's.
+        meter: Shows progress.
+
+    Raises:
+        DatasetError: A group failed, workers die, or the disk refuses. Commits are kept.
     """
     meter = meter or Meter(quiet=True)
-    plan = create_dataset(path, spec, plan)
-    writer = EpisodeWriter(path)
-    groups = [jobs for jobs in plan.groups() if not all(writer.is_done(job.id) for job in jobs)]
+    launch = find_launcher(launcher)
+    sweep(Path(task.path))
+    done = done_episodes(Path(task.path), task.attempts)
+    groups = [jobs for jobs in plan.groups() if not all(job.id in done for job in jobs)]
     missing = sum(len(jobs) for jobs in groups)
     meter.start(frames=sum(job.horizon + 1 for jobs in groups for job in jobs), episodes=missing, there=len(plan.jobs) - missing)
-    runner = _run_here if min(workers, len(groups)) <= 1 else _run_processes
-    with meter, closing(runner(str(path), recipe, groups, workers, meter.step)) as results:
+    if not groups:
+        return
+    if shuffle is not None:
+        np.random.default_rng(shuffle).shuffle(groups)  # type: ignore[arg-type]
+    with meter, closing(launch(task, groups, workers, meter.step, cluster or {})) as results:
         for jobs, recorded in results:
             meter.finish(jobs, recorded)
-    return plan
+
+
+def done_episodes(root: Path, attempts: int | None) -> set[int]:
+    """Return the episodes that are committed, those that failed only once they were tried ``attempts`` times."""
+    records = read_commits(root)
+    return {int(r["episode"]) for r in records if r["status"] != "failed" or (attempts is not None and r["attempt"] >= attempts)}
 
 
 def close_run(path: Path | str, meter: Meter, console: Console, *, preview: bool) -> EpisodeReader:
@@ -123,55 +165,3 @@ def close_run(path: Path | str, meter: Meter, console: Console, *, preview: bool
     for file in files:
         console.print(str(file), soft_wrap=True)
     return store
-
-
-_Results = Generator[tuple[Sequence[EpisodeJob], list[Recorded]], None, None]
-
-
-def _run_here(path: str, recipe: Recipe, groups: Sequence[Sequence[EpisodeJob]], workers: int, on_step: Callable[[int], None]) -> _Results:
-    del workers
-    if not groups:
-        return
-    worker = Worker(path, recipe, on_step)
-    try:
-        for jobs in groups:
-            yield jobs, worker.run(jobs)
-    finally:
-        worker.close()
-
-
-def _run_processes(
-    path: str, recipe: Recipe, groups: Sequence[Sequence[EpisodeJob]], workers: int, on_step: Callable[[int], None]
-) -> _Results:
-    context = multiprocessing.get_context("spawn")
-    queue: Any = context.Queue()
-    theirs, lifeline = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(min(workers, len(groups)), context, start_process, (path, recipe, queue, theirs))
-    try:
-        waiting: dict[Future[list[Recorded]], Sequence[EpisodeJob]] = {pool.submit(run_in_process, jobs): jobs for jobs in groups}
-        while waiting:
-            done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-            on_step(_drain(queue))
-            for future in done:
-                yield waiting.pop(future), future.result()
-    except BrokenProcessPool as error:
-        raise DatasetError(
-            f"a worker process died (killed, or out of memory?) while recording {path}: committed episodes are kept; "
-            "run the same command again, with fewer 'workers' if memory is short"
-        ) from error
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        lifeline.close()  # workers end now rather than after their groups
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for end in (lifeline, theirs, queue):
-            end.close()
-
-
-def _drain(queue: Any) -> int:
-    total = 0
-    while True:
-        try:
-            total += queue.get_nowait()
-        except Empty:
-            return total

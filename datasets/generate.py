@@ -11,12 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from worldsim.datasets.batch import close_run, probe, run_plan
-from worldsim.datasets.layout import DatasetError
+from worldsim.datasets.layout import DatasetError, DatasetSpec
+from worldsim.datasets.lock import job_lock
 from worldsim.datasets.plan import Plan, make_plan
 from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import EpisodeReader
 from worldsim.datasets.work import Recipe
-from worldsim.datasets.writer import make_spec
+from worldsim.datasets.writer import create_dataset, make_spec, write_error
 from worldsim.episode import Conditioning
 from worldsim.rollout import EpisodeJob
 from worldsim.scenario import Scenario, load_scenarios, parse_scenarios
@@ -45,6 +46,39 @@ def generate(cfg: Mapping[str, Any], *, console: Console | None = None) -> Episo
         ValueError: A scenario or value is wrong, the world cannot be loaded, or the folder cannot be written.
     """
     console = console or Console()
+    spec, plan, recipe = _prepare(cfg, console)
+    meter = Meter("generating", console=console)
+    run_plan(cfg["out"], spec, plan, recipe, workers=int(cfg.get("workers") or 1), meter=meter)
+    return close_run(cfg["out"], meter, console, preview=bool((cfg.get("writer") or {}).get("preview")))
+
+
+def plan_dataset(cfg: Mapping[str, Any], *, console: Console | None = None) -> Plan:
+    """Write down every episode of a dataset, and record none: a folder that ``worldsim data run`` fills, here or on other machines.
+
+    Args:
+        cfg: The keys of ``configs/data_plan.yaml``.
+        console: Where the plan is shown; default: standard output.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: A scenario or value is wrong, the world cannot be loaded, or the folder holds another plan or cannot be written.
+    """
+    console = console or Console()
+    root = Path(cfg["out"])
+    spec, plan, recipe = _prepare(cfg, console)
+    try:
+        with job_lock(root):
+            plan = create_dataset(root, spec, replace(plan, recipe=recipe.to_json()))
+    except OSError as error:
+        raise write_error(root, error) from error
+    console.print(f"{len(plan.groups())} groups of up to {plan.batch}, plan {plan.sha256()}", soft_wrap=True, markup=False)
+    console.print(f"'worldsim data run {root}' records them", soft_wrap=True, markup=False)
+    return plan
+
+
+def _prepare(cfg: Mapping[str, Any], console: Console) -> tuple[DatasetSpec, Plan, Recipe]:
     if int(cfg["batch"]) < 1:
         raise DatasetError(f"batch={cfg['batch']} must be 1 or more")
     plan = plan_scenarios(read_scenarios(cfg), root_seed=int(cfg["seed"]), batch=int(cfg["batch"]))
@@ -52,7 +86,7 @@ def generate(cfg: Mapping[str, Any], *, console: Console | None = None) -> Episo
     rows = min(plan.batch, len(plan.jobs))
     recipe = Recipe(cfg["env"], _world_keywords(cfg), rows=rows, batched=True, noise=cfg.get("action_noise") or {})
     found = probe(recipe, seed=plan.jobs[0].seed, options={"rows": [dict(plan.jobs[0].options)]} if plan.jobs[0].options else None)
-    recipe = replace(recipe, state_names=found.state_names)
+    recipe = replace(recipe, state_names=found.state_names, checkpoint=found.checkpoint)
     spec = make_spec(
         name=f"{Path(str(cfg['world'])).name}-scenarios",
         frame_size=found.frame_size,
@@ -63,9 +97,7 @@ def generate(cfg: Mapping[str, Any], *, console: Console | None = None) -> Episo
         licence=cfg.get("licence") or "unknown",
         root_seed=int(cfg["seed"]),
     )
-    meter = Meter("generating", console=console)
-    run_plan(cfg["out"], spec, plan, recipe, workers=int(cfg.get("workers") or 1), meter=meter)
-    return close_run(cfg["out"], meter, console, preview=bool((cfg.get("writer") or {}).get("preview")))
+    return spec, plan, recipe
 
 
 def read_scenarios(cfg: Mapping[str, Any]) -> list[Scenario]:

@@ -14,7 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import re
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +36,7 @@ ACTION = "action"
 REWARD = "reward"
 TERMINATED = "terminated"
 TRUNCATED = "truncated"
+_NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 
 
 class DatasetError(ValueError):
@@ -107,7 +112,13 @@ def commit_path(root: Path, part: int, slot: int) -> Path:
 
 
 def array_path(root: Path, part: int, name: str) -> Path:
-    """Folder of an array."""
+    """Folder of an array.
+
+    Raises:
+        DatasetError: The name is none of an array below the part.
+    """
+    if not _NAME.fullmatch(name):
+        raise DatasetError(f"{name!r} is no name of an array: names are letters, digits and _, with / between; {root} is damaged")
     return root / "parts" / part_name(part) / name
 
 
@@ -148,17 +159,31 @@ def read_json(path: Path) -> Any:
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file that after any crash is either the old one, the new one, or absent."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file all the way to the disk; after any crash it is either the old one, the new one, or absent."""
+    temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def sweep(root: Path) -> list[Path]:
+    """Remove what a killed writer left half written; only for one who knows that nobody writes now."""
+    left = [path for pattern in ("*.tmp", "*.partial") for path in root.rglob(pattern) if path.is_file()]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return left
 
 
 def sync_file(path: Path) -> None:

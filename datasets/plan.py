@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from worldsim.datasets.layout import PART_SLOTS, canonical_json, sha256_text
@@ -29,12 +29,14 @@ class Plan:
         scenarios: How the episodes of each scenario name are driven, JSON types only.
         jobs: The episodes; ``jobs[i].id == i``.
         parts: Where they lie.
+        recipe: How every group is made, ``worldsim.datasets.work.Recipe`` in JSON types; empty where episodes come from elsewhere.
     """
 
     batch: int
     scenarios: Mapping[str, Any]
     jobs: tuple[EpisodeJob, ...]
     parts: tuple[Part, ...]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def place(self, episode: int) -> tuple[int, int]:
         """Return part and slot of an episode."""
@@ -50,17 +52,18 @@ class Plan:
 
     def extended(self, jobs: Sequence[EpisodeJob]) -> Plan:
         """Return this plan with more episodes, in parts of their own."""
-        return Plan(self.batch, self.scenarios, (*self.jobs, *jobs), (*self.parts, *_parts(jobs)))
+        return replace(self, jobs=(*self.jobs, *jobs), parts=(*self.parts, *_parts(jobs)))
 
     def cut(self, count: int) -> Plan:
         """Return the plan of the first ``count`` episodes."""
         parts = [Part(p.first, min(p.count, count - p.first), p.horizon) for p in self.parts if p.first < count]
-        return Plan(self.batch, self.scenarios, self.jobs[:count], tuple(parts))
+        return replace(self, jobs=self.jobs[:count], parts=tuple(parts))
 
     def same_episodes(self, other: Plan, count: int) -> bool:
         """Whether the first ``count`` episodes of two plans are made alike, wherever they lie."""
         mine, theirs = self.to_json(), other.to_json()
-        pairs = [(mine["episodes"][:count], theirs["episodes"][:count]), *((mine[key], theirs[key]) for key in ("batch", "scenarios"))]
+        same = ("batch", "scenarios", "recipe") if self.recipe and other.recipe else ("batch", "scenarios")
+        pairs = [(mine["episodes"][:count], theirs["episodes"][:count]), *((mine[key], theirs[key]) for key in same)]
         return all(canonical_json(a) == canonical_json(b) for a, b in pairs)
 
     def to_json(self) -> dict[str, Any]:
@@ -72,6 +75,7 @@ class Plan:
             "scenarios": dict(self.scenarios),
             "parts": [asdict(part) for part in self.parts],
             "episodes": [_job_to_json(job) for job in self.jobs],
+            **({"recipe": dict(self.recipe)} if self.recipe else {}),
         }
 
     def text(self) -> str:
@@ -102,7 +106,8 @@ def make_plan(jobs: Sequence[EpisodeJob], *, batch: int = 1, scenarios: Mapping[
 def plan_from_json(data: Mapping[str, Any]) -> Plan:
     """Build the plan that ``Plan.to_json`` described."""
     jobs = tuple(_job_from_json(job) for job in data["episodes"])
-    return Plan(int(data["batch"]), dict(data["scenarios"]), jobs, tuple(Part(**part) for part in data["parts"]))
+    parts = tuple(Part(**part) for part in data["parts"])
+    return Plan(int(data["batch"]), dict(data["scenarios"]), jobs, parts, dict(data.get("recipe", {})))
 
 
 def _parts(jobs: Sequence[EpisodeJob]) -> list[Part]:

@@ -5,26 +5,23 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-import worldsim
 from worldsim.config import instantiate_allowed
+from worldsim.datasets.behind import WriteBehind
 from worldsim.datasets.layout import DatasetError
 from worldsim.datasets.writer import EpisodeWriter
+from worldsim.episode import Episode
 from worldsim.rollout import EpisodeJob, RowPolicies, rollout
 from worldsim.types import Policy
-
-__all__ = ["Recipe", "Worker", "make_env", "worldsim"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,7 @@ class Recipe:
         wrappers: Configs of wrappers around each single environment, innermost first.
         noise: Config of the action noise that ``action_noise`` of a scenario is merged into.
         state_names: Labelled state to record.
+        checkpoint: What the world says of its weights (name, sha256); no other world may run by the recipe. Empty for a simulator.
     """
 
     env: str
@@ -48,6 +46,30 @@ class Recipe:
     wrappers: tuple[Mapping[str, Any], ...] = ()
     noise: Mapping[str, Any] = field(default_factory=dict)
     state_names: tuple[str, ...] = ()
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe the recipe in JSON types."""
+        return {**dataclasses.asdict(self), "wrappers": list(self.wrappers), "state_names": list(self.state_names)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Recipe:
+        """Build what ``to_json`` described.
+
+        Raises:
+            ValueError: It is none.
+        """
+        try:
+            return Recipe(**{**data, "wrappers": tuple(data["wrappers"]), "state_names": tuple(data["state_names"])})
+        except (KeyError, TypeError) as error:
+            raise DatasetError(f"the plan's recipe cannot be read ({error}): was it made by a newer release?") from error
+
+    def here(self, *, world: str | None = None, device: str | None = None) -> Recipe:
+        """Return the recipe with the place of its world, or the device, on this machine."""
+        own = {key: value for key, value in (("world", world), ("device", device)) if value is not None}
+        if own and "world" not in self.kwargs:
+            raise DatasetError(f"{', '.join(own)}: the dataset is recorded from {self.env!r}, which is no learned world; leave it out")
+        return dataclasses.replace(self, kwargs={**self.kwargs, **own})
 
 
 @dataclass(frozen=True)
@@ -60,18 +82,49 @@ class Recorded:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a launcher gives to its workers; plain types only, so that it travels anywhere.
+
+    Attributes:
+        path: The dataset.
+        recipe: How its groups are made.
+        attempts: How often an episode that fails is tried in all; None: once more by every run.
+        keep_going: Whether a group that raises is committed as failed, rather than ending the job.
+        retries: How often a group is given to another worker after its own has died.
+    """
+
+    path: str
+    recipe: Recipe
+    attempts: int | None = None
+    keep_going: bool = False
+    retries: int = 1
+
+
 def make_env(recipe: Recipe) -> VectorEnv[Any, Any, Any]:
     """Make the environment of a recipe, with autoreset disabled.
 
     Raises:
-        ValueError: The id or a keyword is unknown, or the environment refuses.
+        ValueError: The id or a keyword is unknown, the environment refuses, or its world is not the recipe's.
     """
     try:
-        if recipe.batched:
-            return gym.make_vec(recipe.env, num_envs=recipe.rows, vectorization_mode="vector_entry_point", **recipe.kwargs)
-        return SyncVectorEnv([lambda: _make_single(recipe)] * recipe.rows, autoreset_mode=AutoresetMode.DISABLED)
+        env = _make(recipe)
     except (gym.error.Error, ImportError, TypeError) as error:
         raise DatasetError(f"environment {recipe.env!r} with {dict(recipe.kwargs)} cannot be made: {error}") from error
+    told, found = dict(recipe.checkpoint), dict(env.metadata.get("checkpoint") or {})
+    if told and told.get("sha256") != found.get("sha256"):
+        env.close()
+        raise DatasetError(
+            f"world {recipe.kwargs.get('world', recipe.env)!r} is not the plan's: its weights are {found.get('sha256', 'unknown')}, "
+            f"the plan was made for {told.get('name')} with {told.get('sha256')}; give that one by 'world=...', or plan a new dataset"
+        )
+    return env
+
+
+def _make(recipe: Recipe) -> VectorEnv[Any, Any, Any]:
+    if recipe.batched:
+        return gym.make_vec(recipe.env, num_envs=recipe.rows, vectorization_mode="vector_entry_point", **recipe.kwargs)
+    return SyncVectorEnv([lambda: _make_single(recipe)] * recipe.rows, autoreset_mode=AutoresetMode.DISABLED)
 
 
 def _make_single(recipe: Recipe) -> gym.Env[Any, Any]:
@@ -87,43 +140,68 @@ def _make_single(recipe: Recipe) -> gym.Env[Any, Any]:
 
 
 class Worker:
-    """Runs groups of one dataset.
+    """Runs groups of one dataset, one after another; they are written behind the next one's back.
 
     Args:
-        path: The dataset.
-        recipe: How its groups are made.
+        task: What to run.
         on_step: Called with the number of frames after every step.
     """
 
-    def __init__(self, path: str, recipe: Recipe, on_step: Callable[[int], None]) -> None:
-        self.recipe = recipe
+    def __init__(self, task: Task, on_step: Callable[[int], None] | None = None) -> None:
+        self.task = task
+        self.recipe = task.recipe
         self.on_step = on_step
-        self.writer = EpisodeWriter(path)
-        self.env = make_env(recipe)
+        self.env = make_env(task.recipe)
+        self.writer = EpisodeWriter(task.path)
+        self._behind = WriteBehind()
 
-    def run(self, jobs: Sequence[EpisodeJob]) -> list[Recorded]:
-        """Roll out, write and commit one group; episodes that are committed already stay as they are.
+    def run_group(self, jobs: Sequence[EpisodeJob]) -> Future[list[Recorded]]:
+        """Roll one group out now, and write and commit it soon; episodes that are done already stay as they are.
+
+        A group all of whose episodes are done is not run. The group is done when the future is.
+
+        Raises:
+            ValueError: Names the episodes and what went wrong in the rollout; what goes wrong in writing is the future's error.
+        """
+        missing = [job for job in jobs if not self.writer.is_done(job.id, attempts=self.task.attempts)]
+        if not missing:
+            return self._behind.submit(list)
+        started = time.monotonic()
+        try:
+            episodes = self.roll(jobs)
+        except DatasetError as error:
+            if not self.task.keep_going:
+                raise
+            reason = str(error)
+            return self._behind.submit(lambda: [self._fail(job, reason) for job in missing])
+        seconds = (time.monotonic() - started) / len(jobs)
+        kept = [(job, episode) for job, episode in zip(jobs, episodes, strict=True) if job in missing]
+        return self._behind.submit(lambda: [self._write(job, episode, seconds) for job, episode in kept])
+
+    def roll(self, jobs: Sequence[EpisodeJob]) -> list[Episode]:
+        """Roll one group out and write nothing.
 
         Raises:
             ValueError: Names the episodes and what went wrong.
         """
-        started = time.monotonic()
         try:
-            episodes = rollout(self.env, self._policy(jobs), jobs, state_names=self.recipe.state_names, on_step=self.on_step)
+            return rollout(self.env, self._policy(jobs), jobs, state_names=self.recipe.state_names, on_step=self.on_step)
         except Exception as error:
             which = f"episodes {jobs[0].id} to {jobs[-1].id}" if len(jobs) > 1 else f"episode {jobs[0].id}"
             raise DatasetError(f"{which} (scenario {jobs[0].scenario!r}, seed {jobs[0].seed}): {type(error).__name__}: {error}") from error
-        seconds = (time.monotonic() - started) / len(jobs)
-        out = []
-        for job, episode in zip(jobs, episodes, strict=True):
-            if not self.writer.is_done(job.id):
-                self.writer.write(job, episode, seconds=seconds)
-            out.append(Recorded(job.id, episode.status, len(episode.frames), episode.reason))
-        return out
 
     def close(self) -> None:
-        """Close the environment."""
+        """Finish what is being written, and close the environment."""
+        self._behind.close()
         self.env.close()
+
+    def _write(self, job: EpisodeJob, episode: Episode, seconds: float) -> Recorded:
+        self.writer.write(job, episode, seconds=seconds)
+        return Recorded(job.id, episode.status, len(episode.frames), episode.reason)
+
+    def _fail(self, job: EpisodeJob, reason: str) -> Recorded:
+        self.writer.fail(job, reason)
+        return Recorded(job.id, "failed", 0, reason)
 
     def _policy(self, jobs: Sequence[EpisodeJob]) -> RowPolicies:
         names = [job.scenario for job in jobs] + [jobs[-1].scenario] * (self.recipe.rows - len(jobs))
@@ -138,33 +216,9 @@ class Worker:
         return policy
 
 
-_worker: Worker | None = None
-
-
-def start_process(path: str, recipe: Recipe, queue: Any, lifeline: Connection) -> None:
-    """Prepare a fresh worker process: one thread, its environment made, its steps reported through ``queue``.
-
-    It ends at once when the process at the other end of ``lifeline`` closes it or dies.
-    """
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the parent answers it
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+def use_one_thread() -> None:
+    """Have this process compute with one thread, as every worker does: so that bits do not depend on a machine's cores."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
-    _worker = Worker(path, recipe, queue.put)
-
-
-def _end_with(lifeline: Connection) -> None:
-    """Wait for the end of ``lifeline``, then leave without clean-up: what is not committed by now does not count."""
-    try:
-        lifeline.recv_bytes()
-    except (EOFError, OSError):
-        os._exit(1)
-
-
-def run_in_process(jobs: Sequence[EpisodeJob]) -> list[Recorded]:
-    """Run one group in a process that ``start_process`` prepared."""
-    assert _worker is not None
-    return _worker.run(jobs)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-import platform
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import zarr
 from gymnasium import Space
 from numpy.typing import NDArray
+from zarr.buffer.cpu import Buffer
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import MemoryStore
 
 from worldsim.datasets.layout import (
     ACTION,
@@ -41,11 +41,14 @@ from worldsim.datasets.layout import (
     sha256_array,
     sha256_text,
     shard_path,
-    sync_file,
     sync_folder,
     write_atomic,
+    write_bytes,
 )
 from worldsim.datasets.plan import Plan, make_plan, plan_from_json
+from worldsim.datasets.provenance import provenance
+from worldsim.datasets.reader import read_attributes
+from worldsim.datasets.seal import seal
 from worldsim.episode import Episode
 from worldsim.rollout import EpisodeJob
 from worldsim.spaces import is_integer, row_size, space_to_json
@@ -63,8 +66,6 @@ def make_spec(
     root_seed: int = 0,
 ) -> DatasetSpec:
     """Describe a dataset by its Gymnasium action space; see ``DatasetSpec`` for the fields."""
-    import worldsim
-
     return DatasetSpec(
         name=name,
         frame_size=(int(frame_size[0]), int(frame_size[1])),
@@ -76,14 +77,7 @@ def make_spec(
         source=dict(source or {}),
         licence=licence,
         root_seed=root_seed,
-        generator={
-            "worldsim": worldsim.__version__,
-            "python": platform.python_version(),
-            "gymnasium": gymnasium.__version__,
-            "zarr": zarr.__version__,
-            "numpy": np.__version__,
-            **({"torch": str(torch.__version__)} if (torch := sys.modules.get("torch")) is not None else {}),
-        },
+        generator=provenance(),
     )
 
 
@@ -100,7 +94,7 @@ def create_dataset(path: Path | str, spec: DatasetSpec, plan: Plan) -> Plan:
     try:
         if root.exists() and any(root.iterdir()):
             return _continue_dataset(root, spec, plan)
-        fresh = root.with_name(f".{root.name}.new")
+        fresh = root.with_name(f".{root.name}.new")  # one job a dataset: worldsim.datasets.lock
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         zarr.create_group(fresh, zarr_format=3, attributes={"worldsim": _attributes(spec, plan)})
@@ -125,21 +119,31 @@ def write_error(root: Path, error: OSError) -> DatasetError:
 
 
 class EpisodeWriter:
-    """Writes episodes into the slots that the plan gives them; one for each process.
+    """Writes episodes into the slots that the plan gives them; one for each process, for one thread at a time.
 
     Args:
         path: A dataset that ``create_dataset`` made.
+
+    Raises:
+        DatasetError: The folder is no dataset, or its plan is not the one that it names.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.root = Path(path)
-        self.plan = plan_from_json(read_json(self.root / "plan.json"))
-        self._arrays: dict[tuple[int, str], Any] = {}
+        self.plan = read_plan(self.root)
+        attributes: dict[str, Any] = read_json(self.root / "zarr.json")["attributes"]["worldsim"]
+        world = (attributes.get("source") or {}).get("checkpoint") or {}
+        self._made = {**provenance(), "plan": self.plan.sha256(), "world": world.get("sha256", ""), "licence": attributes["licence"]}
+        self._stamp = _stamp(self.root / "plan.json")
+        self._arrays: dict[tuple[int, str], tuple[Any, dict[str, Buffer]]] = {}
 
-    def is_done(self, episode: int) -> bool:
-        """Whether the episode is committed already; one that failed is not done, it may be tried again."""
+    def is_done(self, episode: int, *, attempts: int | None = None) -> bool:
+        """Whether the episode is committed already; one that failed is not done until it was tried ``attempts`` times."""
         path = commit_path(self.root, *self.plan.place(episode))
-        return path.exists() and read_json(path)["status"] != "failed"
+        if not path.exists():
+            return False
+        record = read_json(path)
+        return bool(record["status"] != "failed" or (attempts is not None and record["attempt"] >= attempts))
 
     def write(self, job: EpisodeJob, episode: Episode, *, seconds: float = 0.0) -> dict[str, Any]:
         """Write all of an episode, then commit it.
@@ -153,47 +157,102 @@ class EpisodeWriter:
             The commit record.
 
         Raises:
-            DatasetError: The disk refuses.
+            DatasetError: The disk refuses, or the plan has changed since the writer was made.
         """
+        arrays = episode_arrays(episode)
+        part, slot = self.plan.place(job.id)
         try:
-            return self._write(job, episode, seconds)
+            self._check_plan()
+            with ThreadPoolExecutor(len(arrays)) as pool:  # the disk syncs several files in the time of one
+                hashes = dict(zip(arrays, pool.map(lambda name: self._write_array(part, slot, name, arrays[name]), arrays), strict=True))
+            return self._commit(job, _record(job, episode, seconds), hashes)
         except OSError as error:
             raise write_error(self.root, error) from error
 
-    def _write(self, job: EpisodeJob, episode: Episode, seconds: float) -> dict[str, Any]:
+    def fail(self, job: EpisodeJob, reason: str, *, seconds: float = 0.0) -> dict[str, Any]:
+        """Commit that an episode could not be made; it has no frames.
+
+        Raises:
+            DatasetError: As ``write``.
+        """
+        told = {"length": 0, "frames": 0, "return": 0.0, "status": "failed", "reason": reason, "seed": job.seed, "policy": job.policy}
+        record = {**told, "scenario": job.scenario, "conditioning": job.conditioning.to_json(), "params": dict(job.params)}
+        try:
+            self._check_plan()
+            return self._commit(job, {"episode": job.id, **record, **_volatile(seconds)}, {})
+        except OSError as error:
+            raise write_error(self.root, error) from error
+
+    def _commit(self, job: EpisodeJob, told: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
         part, slot = self.plan.place(job.id)
-        arrays = episode_arrays(episode)
-        with ThreadPoolExecutor(len(arrays)) as pool:  # the disk syncs several files in the time of one
-            hashes = dict(zip(arrays, pool.map(lambda name: self._write_array(part, slot, name, arrays[name]), arrays), strict=True))
         path = commit_path(self.root, part, slot)
-        record = {
-            **_record(job, episode, seconds),
+        about = {
+            **told,
             "part": part,
             "slot": slot,
-            "sha256": hashes,
+            "sha256": dict(hashes),
             "scenario_sha256": sha256_text(canonical_json(self.plan.scenarios.get(job.scenario, {}))),
             "attempt": 1 + (read_json(path)["attempt"] if path.exists() else 0),
+            "made": self._made,
         }
+        record = seal(about)
         write_atomic(path, canonical_json(record))
         return record
 
-    def _write_array(self, part: int, slot: int, name: str, values: NDArray[Any]) -> str:
-        """Write one array of an episode, all the way to the disk, and return its hash."""
-        array = self._array(part, name)
-        file = shard_path(self.root, part, name, slot, array.ndim)
-        file.unlink(missing_ok=True)
-        array[slot, : len(values)] = values
-        if len(values):
-            sync_file(file)
-        sync_folder(file.parent)
-        return sha256_array(values.astype(array.dtype, copy=False))
+    def _check_plan(self) -> None:
+        path = self.root / "plan.json"
+        if _stamp(path) == self._stamp:
+            return
+        if sha256_text(path.read_text(encoding="utf-8")) != self._made["plan"]:
+            raise DatasetError(f"{path} was changed while a job ran by it: what was committed is kept; run the same command again")
+        self._stamp = _stamp(path)
 
-    def _array(self, part: int, name: str) -> Any:
+    def _write_array(self, part: int, slot: int, name: str, values: NDArray[Any]) -> str:
+        """Write one array of an episode, all the way to the disk, and return its hash.
+
+        Zarr makes the file's bytes in memory: nothing of a former attempt is read, and the file appears whole.
+        """
+        array, store = self._array(part, name)
+        file = shard_path(self.root, part, name, slot, array.ndim)
+        values = values.astype(array.dtype, copy=False)
+        array[slot, : len(values)] = values
+        made = store.pop(file.name, None)
+        if made is None:
+            file.unlink(missing_ok=True)
+            sync_folder(file.parent)
+        else:
+            write_bytes(file, made.to_bytes())
+        return sha256_array(values)
+
+    def _array(self, part: int, name: str) -> tuple[Any, dict[str, Buffer]]:
         if (part, name) not in self._arrays:
-            array = zarr.open_array(array_path(self.root, part, name), mode="r+", zarr_format=3)
+            about = (array_path(self.root, part, name) / "zarr.json").read_bytes()
+            store: dict[str, Buffer] = {"zarr.json": Buffer.from_bytes(about)}
+            array = zarr.open_array(MemoryStore(store), mode="r+", zarr_format=3)
             # An all-zero chunk must be a file: a missing file is the sign of lost data.
-            self._arrays[part, name] = array.with_config({"write_empty_chunks": True, "order": "C"})
+            self._arrays[part, name] = array.with_config({"write_empty_chunks": True, "order": "C"}), store
         return self._arrays[part, name]
+
+
+def read_plan(root: Path) -> Plan:
+    """Read the plan of a dataset.
+
+    Raises:
+        DatasetError: There is none, it is damaged, or it is not the one that ``zarr.json`` names.
+    """
+    text = canonical_json(read_json(root / "plan.json"))
+    told = read_attributes(root).get("plan_sha256")
+    if sha256_text(text) != told:
+        raise DatasetError(f"{root / 'plan.json'} is not the plan that {root / 'zarr.json'} names: restore it from a copy of the dataset")
+    try:
+        return plan_from_json(read_json(root / "plan.json"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{root / 'plan.json'} is damaged ({error}): restore it from a copy of the dataset") from error
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    known = path.stat()
+    return known.st_mtime_ns, known.st_size, known.st_ino
 
 
 def write_dataset(path: Path | str, episodes: Sequence[Episode], **description: Any) -> None:
@@ -243,10 +302,15 @@ def _record(job: EpisodeJob, episode: Episode, seconds: float) -> dict[str, Any]
         "return": float(episode.rewards[np.isfinite(episode.rewards)].sum()),
         "conditioning": episode.conditioning.to_json(),
         "params": dict(episode.params),
-        "worker": os.getpid(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds)),
-        "seconds": round(seconds, 3),
+        **_volatile(seconds),
     }
+
+
+def _volatile(seconds: float) -> dict[str, Any]:
+    """What tells of the making and differs from run to run; see ``worldsim.datasets.identity``."""
+    now = time.time()
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - seconds))
+    return {"worker": os.getpid(), "started": started, "seconds": round(seconds, 3), "committed": round(now, 3)}
 
 
 def _attributes(spec: DatasetSpec, plan: Plan) -> dict[str, Any]:
@@ -271,12 +335,20 @@ def _continue_dataset(root: Path, spec: DatasetSpec, plan: Plan) -> Plan:
     if changed or not there.same_episodes(plan, common):
         raise DatasetError(f"{root} holds a dataset of another plan (different: {', '.join(changed) or 'episodes'}): {way_out}")
     if len(plan.jobs) <= common:
+        if old.get("plan_sha256") != there.sha256():
+            _name_plan(root, there)  # a process died between the plan and its name
         return there.cut(common)
     longer = there.extended(plan.jobs[common:])
     _create_parts(root, spec, longer, range(len(there.parts), len(longer.parts)))
     write_atomic(root / "plan.json", longer.text())
-    zarr.open_group(root, mode="r+", zarr_format=3).attrs["worldsim"] = {**old, "plan_sha256": longer.sha256()}
+    _name_plan(root, longer)
     return longer
+
+
+def _name_plan(root: Path, plan: Plan) -> None:
+    about = read_json(root / "zarr.json")
+    about["attributes"]["worldsim"]["plan_sha256"] = plan.sha256()
+    write_atomic(root / "zarr.json", json.dumps(about, indent=2))
 
 
 def _create_parts(root: Path, spec: DatasetSpec, plan: Plan, numbers: Sequence[int]) -> None:

@@ -132,15 +132,15 @@ def test_failed_episodes_are_tried_again_and_nothing_usable_says_why(settings: d
 
 
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = layout.sync_file, iter(range(1000))
+    real, calls = layout.write_bytes, iter(range(1000))
 
-    def full(path: Path) -> None:
+    def full(path: Path, data: bytes) -> None:
         if next(calls) >= 20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(path)
+        real(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "sync_file", full)
+        patch.setattr(writing, "write_bytes", full)
         with pytest.raises(ValueError, match="No space left on device; free space"):
             run(settings)
     assert 1 <= len(EpisodeReader(settings["out"])) < 8

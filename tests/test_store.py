@@ -336,7 +336,7 @@ def test_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     ("number", "words"),
     [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only file system"), (errno.EIO, "Input/output error")],
 )
-@pytest.mark.parametrize("call", ["sync_file", "write_atomic"])
+@pytest.mark.parametrize("call", ["write_bytes", "write_atomic"])
 def test_a_disk_that_refuses_is_one_sentence_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str, call: str
 ) -> None:

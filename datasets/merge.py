@@ -1,0 +1,175 @@
+"""Several datasets of one kind as one: parts are copied, plan and commits are told their new places."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import zarr
+from rich.console import Console
+
+from worldsim.datasets.finalize import finalize
+from worldsim.datasets.layout import DatasetError, array_path, canonical_json, commit_path, part_name, write_atomic
+from worldsim.datasets.lock import job_lock
+from worldsim.datasets.plan import Part, Plan
+from worldsim.datasets.provenance import provenance
+from worldsim.datasets.reader import read_attributes, read_commits
+from worldsim.datasets.seal import seal
+from worldsim.datasets.writer import read_plan, write_error
+
+_SAME = ("frame_size", "fps", "action_space", "action_size", "action_dtype", "state_names", "licence")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A dataset to merge, and where its parts and episodes begin in the merged one."""
+
+    root: Path
+    attributes: Mapping[str, Any]
+    plan: Plan
+    records: Sequence[Mapping[str, Any]]
+    part: int
+    episode: int
+
+
+def merge_command(cfg: Mapping[str, Any], *, console: Console | None = None) -> None:
+    """Merge by ``configs/data_merge.yaml``.
+
+    Args:
+        cfg: Its keys.
+        console: Where the result is told; default: standard output.
+
+    Raises:
+        ValueError: As ``merge``.
+    """
+    sources = cfg["from"]
+    if isinstance(sources, str) or not isinstance(sources, Sequence):
+        raise DatasetError(f"from={sources!r} must be a list of folders, as 'from=[A,B]'")
+    told = merge(cfg["out"], [str(source) for source in sources])
+    line = f"{cfg['out']}: {told['episodes']} episodes of {len(sources)} datasets, {told['frames']:,} frames"
+    (console or Console()).print(line, soft_wrap=True, markup=False)
+
+
+def merge(out: Path | str, sources: Sequence[Path | str]) -> dict[str, Any]:
+    """Copy the committed episodes of several datasets into a new one.
+
+    Their frames, rates, actions, states and licences must be the same. Episodes keep their seeds and scenarios; a scenario of another
+    meaning by the same name is an error. The merged dataset tells no recipe of its own: its episodes are made again in their sources.
+
+    Args:
+        out: Folder to make.
+        sources: At least two datasets, in the order their episodes get.
+
+    Returns:
+        What ``finalize`` returns.
+
+    Raises:
+        DatasetError: A source is no dataset, they do not fit together, ``out`` is there already, or the disk refuses;
+            ``out`` is whole or absent.
+    """
+    root = Path(out)
+    if root.exists():
+        raise DatasetError(f"{root} exists: choose another 'out', or remove it")
+    given = _read_sources([Path(source) for source in sources])
+    fresh = root.with_name(f".{root.name}.new")
+    try:
+        with job_lock(root):
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            _write_head(fresh, given)
+            for source in given:
+                _copy_parts(fresh, source)
+            summary = finalize(fresh)
+            fresh.rename(root)
+    except OSError as error:
+        raise write_error(root, error) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return summary
+
+
+def _read_sources(paths: Sequence[Path]) -> list[_Source]:
+    if len(paths) < 2:
+        raise DatasetError(f"from={[str(path) for path in paths]} must name two datasets or more")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise DatasetError(f"from={[str(path) for path in paths]} names a dataset twice: its episodes would be there twice")
+    sources: list[_Source] = []
+    part = episode = 0
+    for path in paths:
+        source = _Source(path, read_attributes(path), read_plan(path), read_commits(path), part, episode)
+        if sources:
+            _check_fit(sources[0], source)
+        sources.append(source)
+        part, episode = part + len(source.plan.parts), episode + len(source.plan.jobs)
+    _scenarios(sources)
+    return sources
+
+
+def _check_fit(first: _Source, other: _Source) -> None:
+    pairs = {key: (first.attributes.get(key), other.attributes.get(key)) for key in _SAME}
+    pairs["source.id"] = (first.attributes["source"].get("id"), other.attributes["source"].get("id"))
+    for key, (mine, theirs) in pairs.items():
+        if canonical_json(mine) != canonical_json(theirs):
+            raise DatasetError(
+                f"{other.root} does not fit {first.root}: {key} is {theirs!r} there and {mine!r} here; merge equal ones only"
+            )
+
+
+def _scenarios(sources: Sequence[_Source]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for source in sources:
+        for name, about in source.plan.scenarios.items():
+            if canonical_json(_meaning(merged.setdefault(name, about))) != canonical_json(_meaning(about)):
+                raise DatasetError(f"scenario {name!r} is another one in {source.root} than in the datasets before it: they cannot be one")
+    return merged
+
+
+def _meaning(scenario: Any) -> Any:
+    """Return a scenario without its number of episodes."""
+    return {key: value for key, value in scenario.items() if key not in ("seeds", "count", "weight")}
+
+
+def _write_head(fresh: Path, sources: Sequence[_Source]) -> None:
+    jobs = [replace(job, id=source.episode + job.id) for source in sources for job in source.plan.jobs]
+    parts = [Part(source.episode + part.first, part.count, part.horizon) for source in sources for part in source.plan.parts]
+    plan = Plan(max(source.plan.batch for source in sources), _scenarios(sources), tuple(jobs), tuple(parts))
+    first = sources[0].attributes
+    origin = [
+        {
+            "plan_sha256": s.plan.sha256(),
+            "source": s.attributes["source"],
+            "root_seed": s.attributes["root_seed"],
+            "episodes": len(s.plan.jobs),
+        }
+        for s in sources
+    ]
+    attributes = {**first, "generator": provenance(), "plan_sha256": plan.sha256(), "merged": origin}
+    zarr.create_group(fresh, zarr_format=3, attributes={"worldsim": attributes})
+    write_atomic(fresh / "plan.json", plan.text())
+
+
+def _copy_parts(fresh: Path, source: _Source) -> None:
+    """Copy what is committed: array descriptions and the files of committed slots, and nothing else that lies there."""
+    for number in range(len(source.plan.parts)):
+        old, new = source.root / "parts" / part_name(number), fresh / "parts" / part_name(source.part + number)
+        (fresh / "commits" / part_name(source.part + number)).mkdir(parents=True)
+        for about in sorted(old.rglob("zarr.json")):
+            target = new / about.relative_to(old)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(about, target)
+    for record in source.records:
+        _copy_episode(fresh, source, record)
+
+
+def _copy_episode(fresh: Path, source: _Source, record: Mapping[str, Any]) -> None:
+    part, slot = int(record["part"]), int(record["slot"])
+    for name in record["sha256"]:
+        folder, target = array_path(source.root, part, name), array_path(fresh, source.part + part, name)
+        for file in folder.glob(f"c.{slot}.*"):
+            if file.suffix not in (".tmp", ".partial"):
+                shutil.copyfile(file, target / file.name)
+    moved = {**record, "episode": source.episode + int(record["episode"]), "part": source.part + part}
+    write_atomic(commit_path(fresh, source.part + part, slot), canonical_json(seal(moved)))
