@@ -52,7 +52,8 @@ class Rows:
     A step terminates an episode where the world gives its end a probability above one half. It truncates an episode at the
     horizon, and where the model gives NaN or infinity: the last good observation and state are then given again, with reward 0.
 
-    Tensors are replaced, never written into: what was handed out stays as it was.
+    Tensors are replaced, never written into: what was handed out stays as it was. ``state`` alone is not: a step uses it up, and
+    snapshots are copies.
 
     Args:
         world: As ``worldsim.engine.open_world`` takes it.
@@ -63,6 +64,8 @@ class Rows:
         context: See ``Starts``.
         conditioning: See ``Starts``.
         observation: ``frame`` or ``latent``.
+        precision: ``fp32``, or ``bf16`` for networks that are faster where the processor has it, and a little less exact.
+        compile: Compile the step: the first one takes minutes, the others are faster, and the same but for rounding.
 
     Raises:
         ValueError: The world cannot be loaded, or an argument is out of its range.
@@ -79,6 +82,8 @@ class Rows:
         context: Any,
         conditioning: Mapping[str, Any] | None,
         observation: str = "frame",
+        precision: str = "fp32",
+        compile: bool = False,
     ) -> None:
         if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
             raise ValueError(f"num_envs={count!r} must be a whole number, 1 or more")
@@ -86,7 +91,7 @@ class Rows:
             raise ValueError(f"horizon={horizon} must be 1 or more steps, or None for no limit")
         if observation not in OBSERVATIONS:
             raise ValueError(f"observation={observation!r} is unknown: use 'frame' or 'latent'")
-        model, self.simulator = open_world(world, device=device or "cpu", steps=steps)
+        model, self.simulator = open_world(world, device=device or "cpu", steps=steps, precision=precision, compile=compile, in_place=True)
         self.model, self.device = model, model.device
         self.spec, self.horizon, self.fingerprint = model.spec, horizon, model.fingerprint
         self.starts = Starts(model, context=context, conditioning=conditioning)

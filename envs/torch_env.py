@@ -38,6 +38,8 @@ class TorchWorldEnv:
         context: Where episodes start unless a reset says otherwise; None draws one of the world's own for each.
         conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
         observation: ``frame`` for ``(H, W, 3)`` uint8, or ``latent`` for ``(C, h, w)`` float32, which costs no decoding.
+        precision: ``fp32``, or ``bf16`` for networks that are faster where the processor has it, and a little less exact.
+        compile: Compile the step: the first one takes minutes, the others are faster, and the same but for rounding.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``, see ``WorldSimVectorEnv``.
         check_actions: Whether to refuse actions outside the space; without it they must be inside.
 
@@ -56,6 +58,8 @@ class TorchWorldEnv:
         context: Any = None,
         conditioning: Mapping[str, Any] | None = None,
         observation: str = "frame",
+        precision: str = "fp32",
+        compile: bool = False,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         check_actions: bool = True,
     ) -> None:
@@ -68,6 +72,8 @@ class TorchWorldEnv:
             context=context,
             conditioning=conditioning,
             observation=observation,
+            precision=precision,
+            compile=compile,
         )
         self.batch = Batch(self.rows, autoreset_mode)
         self.autoreset_mode, self.num_envs, self.device = self.batch.mode, num_envs, self.rows.device

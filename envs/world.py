@@ -45,6 +45,8 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         context: Where episodes start unless a reset says otherwise; see ``reset``. None draws one of the world's own.
         conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
         observation: ``frame`` or ``latent``; latents cost no decoding, and ``render`` still shows frames.
+        precision: ``fp32``, or ``bf16`` for networks that are faster where the processor has it, and a little less exact.
+        compile: Compile the step: the first one takes minutes, the others are faster, and the same but for rounding.
 
     Raises:
         ValueError: The world cannot be loaded, or an argument is out of its range.
@@ -63,6 +65,8 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         context: Any = None,
         conditioning: Mapping[str, Any] | None = None,
         observation: str = "frame",
+        precision: str = "fp32",
+        compile: bool = False,
     ) -> None:
         given: dict[str, Any] = {
             "horizon": horizon,
@@ -71,6 +75,8 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
             "context": context,
             "conditioning": conditioning,
             "observation": observation,
+            "precision": precision,
+            "compile": compile,
         }
         EzPickle.__init__(self, world, render_mode=render_mode, **given)
         if render_mode not in (None, "rgb_array", "human"):

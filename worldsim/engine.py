@@ -13,6 +13,7 @@ from torch import Tensor
 
 from worldsim.contexts import Context, Contexts
 from worldsim.model import WorldModel
+from worldsim.networks import check_compile, check_precision
 from worldsim.simulator import Simulator, State, TensorStep
 from worldsim.spec import Sampling, WorldSpec
 
@@ -60,23 +61,39 @@ class Engine(Protocol):
         ...
 
 
-def open_world(name: str, *, device: str | torch.device = "cpu", steps: int | None = None) -> tuple[World, Engine]:
+def open_world(
+    name: str,
+    *,
+    device: str | torch.device = "cpu",
+    steps: int | None = None,
+    precision: str = "fp32",
+    compile: bool = False,
+    in_place: bool = False,
+) -> tuple[World, Engine]:
     """Load a world and what runs it.
 
     Args:
         name: A shipped world, a folder, a Hub repository, or ``oasis-500m``, whose weights the user has fetched.
         device: Where to run it.
         steps: Denoising steps a frame; None for the world's own number.
+        precision: See ``worldsim.simulator.Simulator``; Oasis runs in ``fp32`` alone.
+        compile: See there; not for Oasis.
+        in_place: Whether a state that was stepped is of no more use, see there.
 
     Raises:
-        ValueError: There is no such world or device, its files are damaged, or the number of steps is out of its range.
+        ValueError: There is no such world or device, its files are damaged, the number of steps or the precision is out of its range,
+            or there is nothing to compile with.
     """
     from worldsim import oasis
 
     if name == oasis.NAME:
+        check_precision(precision)
+        check_compile(compile, torch.device(device))
+        if precision != "fp32" or compile:
+            raise ValueError(f"world {name!r} runs with precision='fp32' and compile=False alone, got {precision!r} and {compile}")
         published = oasis.from_pretrained(device=device)
         sampling = published.spec.sampling if steps is None else dataclasses.replace(published.spec.sampling, steps=steps)
         return published, oasis.OasisSimulator(published, sampling=sampling)
     world = WorldModel.from_pretrained(name, device=device)
     sampling = world.spec.sampling if steps is None else dataclasses.replace(world.spec.sampling, steps=steps)
-    return world, Simulator(world, sampling=sampling)
+    return world, Simulator(world, sampling=sampling, precision=precision, compile=compile, in_place=in_place)

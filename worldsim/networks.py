@@ -54,8 +54,7 @@ def networks_of(world: WorldModel, precision: str) -> Networks:
     Raises:
         ValueError: The precision is unknown.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r} is unknown: use {' or '.join(repr(one) for one in PRECISIONS)}")
+    check_precision(precision)
     dtype = torch.bfloat16 if precision == "bf16" else world.dtype
     if not world.fingerprint:
         return _build(world, dtype)
@@ -64,6 +63,16 @@ def networks_of(world: WorldModel, precision: str) -> Networks:
     if key not in kept:
         kept[key] = _build(world, dtype)
     return kept[key]
+
+
+def check_precision(given: object) -> None:
+    """Refuse what is no precision.
+
+    Raises:
+        ValueError: It is unknown.
+    """
+    if given not in PRECISIONS:
+        raise ValueError(f"precision={given!r} is unknown: use {' or '.join(repr(one) for one in PRECISIONS)}")
 
 
 def check_compile(given: object, device: torch.device) -> None:
