@@ -323,7 +323,7 @@ def test_regenerate_needs_an_episode(settings: dict[str, Any]) -> None:
     path = planned(settings)
     with pytest.raises(ValueError, match="episode 99 is not in the plan: it has episodes 0 to 7"):
         regenerate(path, 99)
-    with pytest.raises(ValueError, match="episode 2 of .* is not recorded as ok"):
+    with pytest.raises(ValueError, match=r"episode 2 of .* is not recorded as ok"):
         regenerate(path, 2)
 
 
