@@ -106,7 +106,13 @@ def building(out: Path) -> Iterator[Path]:
 @contextmanager
 def progress(title: str, frames: int, console: Console) -> Iterator[Callable[[int], None]]:
     """Show a bar over ``frames`` with the time left, on a terminal; give the function that advances it."""
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TextColumn("frames"), TimeRemainingColumn(compact=True))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TextColumn("frames"),
+        TimeRemainingColumn(compact=True),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=frames)
         yield lambda count: bar.advance(task, count)

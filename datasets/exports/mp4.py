@@ -35,4 +35,6 @@ def write(export: Export, target: Path) -> str:
         file.with_suffix(".json").write_text(json.dumps({**about_episode(episode, split), **steps}), encoding="utf-8")
     about = {**export.about(), "pixel_error": {"mean": round(error[0], 3), "max": error[1]}}
     (target / "dataset.json").write_text(canonical_json(about), encoding="utf-8")
-    return f"any player; actions beside each video; pixels off by {error[0]:.2f} of 255 on average, {error[1]} at most, in the first episode"
+    return (
+        f"any player; actions beside each video; pixels off by {error[0]:.2f} of 255 on average, {error[1]} at most, in the first episode"
+    )
