@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from worldsim.datasets.layout import DatasetError
+from worldsim.datasets.optional import need
 from worldsim.datasets.preview import pick_episodes
 from worldsim.episode import Episode
 from worldsim.types import EpisodeStore, StoreInfo
@@ -30,10 +31,7 @@ def write_rerun(store: EpisodeStore, path: Path | str, *, episodes: int = 24) ->
     path = Path(path)
     if path.suffix != ".rrd":
         raise DatasetError(f"rerun={path} must end in .rrd, the rerun viewer's format")
-    try:
-        import rerun
-    except ImportError as error:
-        raise DatasetError("rerun-sdk is not installed: pip install 'worldsim-gym[rerun]', or leave 'rerun' out") from error
+    rerun = need("rerun", "rerun")
     path.parent.mkdir(parents=True, exist_ok=True)
     with rerun.RecordingStream("worldsim", recording_id=store.info.fingerprint) as stream:
         stream.save(str(path))

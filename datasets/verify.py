@@ -31,7 +31,7 @@ from worldsim.datasets.layout import (
     sha256_text,
     shard_path,
 )
-from worldsim.datasets.places import Places
+from worldsim.datasets.places import Places, slot_of
 from worldsim.datasets.plan import Plan, plan_from_json
 from worldsim.datasets.reader import open_array, read_attributes, read_slot
 from worldsim.datasets.seal import check_seal, file_sha256
@@ -301,8 +301,14 @@ def _extra(frame: _Frame, files: Sequence[str]) -> Iterator[Problem]:
 
 
 def _units(files: Sequence[str], records: Mapping[str, dict[str, Any]], skip: frozenset[str]) -> list[_Unit]:
-    units = [_Unit((name,), _without(record, skip)) for name, record in records.items()]
-    return units + [_Unit((name,)) for name in files if name not in records and name != MANIFEST]
+    """Put each episode's files together, its commit record first; every other file is alone."""
+    shards: dict[tuple[int, int], list[str]] = {}
+    for name in files:
+        if (place := slot_of(name)) and name.startswith("parts/"):
+            shards.setdefault(place, []).append(name)
+    units = [_Unit((name, *shards.pop(slot_of(name) or (-1, -1), [])), _without(record, skip)) for name, record in records.items()]
+    own = {name for unit in units for name in unit.files}
+    return units + [_Unit((name,)) for name in files if name not in own and name != MANIFEST]
 
 
 def _without(record: Mapping[str, Any], skip: frozenset[str]) -> dict[str, Any]:
@@ -353,7 +359,8 @@ def _check_kept(unit: _Unit) -> list[Problem]:
 
 def _check_unit(frame: _Frame, unit: _Unit) -> list[Problem]:
     found = [problem for name in unit.files for problem in _check_file(frame, name)]
-    return found + (list(_check_episode(frame, unit.record)) if unit.record else [])
+    named = {problem.file for problem in found}
+    return found + [problem for problem in (_check_episode(frame, unit.record) if unit.record else ()) if problem.file not in named]
 
 
 def _check_file(frame: _Frame, name: str) -> Iterator[Problem]:
@@ -384,12 +391,12 @@ def _check_episode(frame: _Frame, record: Mapping[str, Any]) -> Iterator[Problem
     """Decode an episode's arrays and compare them with the hashes in its commit record."""
     part, slot, episode = int(record["part"]), int(record["slot"]), int(record["episode"])
     for name in record["sha256"]:
-        folder = array_path(frame.root, part, name)
+        file = array_path(frame.root, part, name) / "zarr.json"
         try:
             array = open_array(frame.root, part, name)
+            file = shard_path(frame.root, part, name, slot, array.array.ndim)
             read_slot(frame.root, array, record, name, 0, int(record["length"]) + (name in (FRAMES, STATE)), check=True)
         except DatasetError as error:
-            files = sorted(folder.glob(f"c.{slot}.*"))
-            file = (files[0] if files else shard_path(frame.root, part, name, slot, 2)).relative_to(frame.root).as_posix()
-            kind = "altered" if files else "missing"
-            yield Problem(file, episode, str(error).removeprefix(f"episode {episode}: "), f"episode {episode}", kind)
+            kind = "altered" if file.exists() else "missing"
+            message = str(error).removeprefix(f"episode {episode}: ")
+            yield Problem(file.relative_to(frame.root).as_posix(), episode, message, f"episode {episode}", kind)
