@@ -12,12 +12,12 @@ from rich.console import Console
 
 from worldsim.datasets.exporting import building, progress
 from worldsim.datasets.finalize import finalize
-from worldsim.datasets.imports.common import Source, Wanted
+from worldsim.datasets.imports.common import Coming, Source, Wanted
 from worldsim.datasets.layout import DatasetError
 from worldsim.datasets.plan import make_plan
 from worldsim.datasets.reader import EpisodeReader
 from worldsim.datasets.writer import EpisodeWriter, create_dataset, make_spec
-from worldsim.episode import Episode
+from worldsim.episode import Conditioning, Episode
 from worldsim.rollout import EpisodeJob
 from worldsim.spaces import is_integer, row_size, space_from_json
 
@@ -91,7 +91,7 @@ def import_dataset(
     if opened.fps is None:
         raise DatasetError(f"{source} does not say how many frames a second it has: give fps=")
     space = opened.action_space if action_space is None else space_from_json(action_space)
-    jobs = [_job(i, one.steps, one.about) for i, one in enumerate(opened.coming)]
+    jobs = [_job(i, one) for i, one in enumerate(opened.coming)]
     frames = sum(job.horizon + 1 for job in jobs)
     with building(Path(out)) as target, progress(f"importing from {format}", frames, console) as advance:
         writer: EpisodeWriter | None = None
@@ -118,9 +118,17 @@ def import_dataset(
     return reader
 
 
-def _job(number: int, steps: int, about: Any) -> EpisodeJob:
-    texts = {key: str(about.get(key, "")) for key in ("scenario", "policy")}
-    return EpisodeJob(number, int(about.get("seed", number)), max(steps, 1), **texts, params=dict(about.get("params", {})))
+def _job(number: int, one: Coming) -> EpisodeJob:
+    about = one.about
+    return EpisodeJob(
+        number,
+        int(about.get("seed", number)),
+        max(one.steps, 1),
+        str(about.get("scenario", "")),
+        str(about.get("policy", "")),
+        conditioning=Conditioning.from_json(about.get("conditioning", {})),
+        params=dict(about.get("params", {})),
+    )
 
 
 def _check(episode: Episode, space: Any, where: str) -> None:

@@ -34,7 +34,8 @@ def open_xarray(path: Path | str) -> Any:
 
     Returns:
         An ``xarray.Dataset``: ``frames`` ``(frame, height, width, channel)`` uint8, ``state`` ``(frame, label)`` where there is one,
-        ``action`` ``(step, number)``, ``reward``, ``terminated`` and ``truncated`` ``(step,)``; attributes ``fps``, ``name``, ``fingerprint``.
+        ``action`` ``(step, number)``, ``reward``, ``terminated`` and ``truncated`` ``(step,)``; attributes ``fps``, ``name`` and
+        ``fingerprint``.
 
     Raises:
         ValueError: The folder is no dataset, or xarray is not installed.

@@ -39,12 +39,12 @@ class VideoFile:
         self._container: Any = av.open(str(path), "w", format="mp4")
         try:
             rate = Fraction(fps).limit_denominator(1001)
-            self._stream: Any = self._container.add_stream(codec, rate=rate, options=_LOSSLESS if lossless else _LOSSY)
+            stream: Any = self._container.add_stream(codec, rate=rate, options=_LOSSLESS if lossless else _LOSSY)
         except (FFmpegError, ValueError) as error:
             self._container.close()
             raise DatasetError(f"this build of PyAV has no encoder {codec}: install the 'av' wheel from PyPI") from error
-        self._stream.height, self._stream.width = size
-        self._stream.pix_fmt = self.format
+        self._stream = stream
+        stream.height, stream.width, stream.pix_fmt = *size, self.format
 
     def add(self, frames: NDArray[np.uint8]) -> None:
         """Append frames ``(T, H, W, 3)``."""
@@ -80,4 +80,4 @@ def video_error(path: Path, frames: NDArray[np.uint8]) -> tuple[float, int]:
     with av.open(str(path)) as container:
         for frame, decoded in zip(frames, container.decode(video=0), strict=False):
             errors.append(np.abs(decoded.to_ndarray(format="rgb24").astype(np.int16) - frame))
-    return float(np.mean(errors)), int(np.max(errors))
+    return (float(np.mean(errors)), int(np.max(errors))) if errors else (0.0, 0)

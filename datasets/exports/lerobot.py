@@ -41,7 +41,7 @@ def write(export: Export, target: Path) -> str:
     statistics = Statistics(fps=info.fps)
     listed: list[dict[str, Any]] = []
     episodes: list[dict[str, Any]] = []
-    error = (0.0, 0)
+    first = np.zeros((0, 1, 1, 3), np.uint8)
     with _Videos(export, target) as videos, _Tables(target, features) as tables:
         for number, (episode, split) in enumerate(zip(export.read(), export.splits, strict=True)):
             rows = rows_of(episode, export.last_frame)
@@ -53,8 +53,7 @@ def write(export: Export, target: Path) -> str:
             statistics.add({name: values for name, values in columns.items() if name in features}, rows["frames"])
             episodes.append({"episode_index": number, "tasks": [tasks.names[task]], "length": len(rows["frames"]), **place})
             listed.append(about_episode(episode, split))
-    if episodes:
-        error = video_error(target / _VIDEO.format(video_key=CAMERA, chunk_index=0, file_index=0), first)
+    error = video_error(target / _VIDEO.format(video_key=CAMERA, chunk_index=0, file_index=0), first)
     _write_meta(export, target, features, episodes, tasks, tables.rows)
     _write_json(target / "meta" / "stats.json", statistics.result(CAMERA))
     about = {**export.about(), "last_frame": export.last_frame, "pixel_error": {"mean": round(error[0], 3), "max": error[1]}}

@@ -71,8 +71,9 @@ def resize(frames: Iterable[NDArray[np.uint8]], size: tuple[int, int] | None) ->
     """Average frames ``(H, W, 3)`` over areas, one after another, to ``(T, *size, 3)``; the whole picture is kept, stretched."""
     if size is None:
         return np.stack(list(frames))
+    height, width = size
     box = Image.Resampling.BOX
-    return np.stack([f if f.shape[:2] == size else np.asarray(Image.fromarray(f).resize(size[::-1], box)) for f in frames])
+    return np.stack([f if f.shape[:2] == size else np.asarray(Image.fromarray(f).resize((width, height), box)) for f in frames])
 
 
 def rgb(images: NDArray[Any]) -> NDArray[np.uint8]:
@@ -152,7 +153,7 @@ def make_episode(
     about: Mapping[str, Any],
     seed: int,
 ) -> Episode:
-    """Put an episode together; what is not known is 0, and its end, where no flag says why, is a truncation.
+    """Put an episode together; what is not known is 0, and an end that nothing explains, or before the told one, is a truncation.
 
     Args:
         frames: ``(T + 1, H, W, 3)``.
@@ -167,8 +168,8 @@ def make_episode(
     steps = len(actions)
     ends = np.zeros(steps, np.bool_) if terminated is None else np.asarray(terminated, dtype=np.bool_)
     cut = np.zeros(steps, np.bool_) if truncated is None else np.array(truncated, dtype=np.bool_)
-    if steps and not ends[-1] and (truncated is None or not cut[-1]):
-        cut[-1] = truncated is None or about.get("steps", steps) != steps
+    if steps and not ends[-1] and (truncated is None or about.get("steps", steps) != steps):
+        cut[-1] = True
     return Episode(
         frames=frames,
         actions=actions,

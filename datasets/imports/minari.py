@@ -38,8 +38,8 @@ class MinariSource:
         except (FileNotFoundError, ValueError) as error:
             raise DatasetError(f"{source} is no Minari dataset, by folder or by id: {error}") from error
         metadata = self._data.storage.metadata
-        self.name = str(metadata.get("dataset_id", Path(source).name)).rpartition("/")[2]
         self.about: Mapping[str, Any] = json.loads(metadata.get("worldsim", "{}"))
+        self.name = str(self.about.get("name") or str(metadata.get("dataset_id", Path(source).name)).rpartition("/")[2])
         self.fps = wanted.fps or self.about.get("fps")
         self.action_space: Space[Any] = self._data.action_space
         row_size(self.action_space)  # refuses spaces that have no rows

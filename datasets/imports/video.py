@@ -23,8 +23,10 @@ _STEPS = {"rewards": "reward", "terminated": "terminated", "truncated": "truncat
 
 
 class VideoSource:
-    """Videos and their actions. An array or JSON key ``actions``, or all other columns of a CSV, has the actions; ``rewards``,
-    ``terminated`` and ``truncated`` (columns ``reward`` ...) and ``state`` may be there.
+    """Videos and their actions.
+
+    An array or JSON key ``actions``, or all other columns of a CSV, has the actions; ``rewards``, ``terminated`` and ``truncated``
+    (columns ``reward``, ``terminated``, ``truncated``) and ``state`` may be there.
 
     Args:
         source: Folder; videos may lie in folders below it.
