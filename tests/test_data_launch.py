@@ -72,7 +72,7 @@ def test_slurm_tells_what_went_wrong(planned: Any) -> None:
     pytest.importorskip("submitit")
     path = planned()
     with pytest.raises(DatasetError, match="world 'other' is not the plan's"):
-        run(path, "slurm", world="other", workers=1, cluster={"executor": "debug", "retries": 0})
+        run(path, "slurm", world="other", workers=1, cluster={"executor": "local", "retries": 0})
 
 
 def test_a_preempted_slice_goes_on_from_its_commits(planned: Any) -> None:

@@ -22,11 +22,17 @@ class _Actor:
 
     def __init__(self, task: Task) -> None:
         use_one_thread()
-        self.worker = Worker(task)
-        use_one_thread()
         self.rolling = threading.Lock()
+        self.refusal = ""
+        try:
+            self.worker = Worker(task)
+        except ValueError as error:
+            self.refusal = str(error)
+        use_one_thread()
 
     def run_group(self, jobs: Group) -> list[Recorded]:
+        if self.refusal:
+            raise DatasetError(self.refusal)
         with self.rolling:
             future = self.worker.run_group(jobs)
         return future.result()
@@ -45,56 +51,78 @@ def launch(task: Task, groups: Sequence[Group], workers: int, on_step: Callable[
     Raises:
         ValueError: A group failed, actors die of one more than ``task.retries`` times, or the disk refuses.
     """
+    cores, gpus = float(cluster.get("cpus", 1)), float(cluster.get("gpus", 0))
     own = not ray.is_initialized()
     if own:
         address = cluster.get("address")
         about: dict[str, Any] = (
-            {"address": address} if address else {"num_cpus": workers * float(cluster.get("cpus", 1)), "include_dashboard": False}
+            {"address": address} if address else {"num_cpus": max(1, round(workers * cores)), "include_dashboard": False}
         )
         ray.init(log_to_driver=False, **about)
-    options = {
-        "num_cpus": float(cluster.get("cpus", 1)),
-        "num_gpus": float(cluster.get("gpus", 0)),
-        "max_concurrency": _CALLS,
-        "max_restarts": task.retries,
-        "max_task_retries": task.retries,
-    }
-    make: Any = ray.remote(_Actor)
-    actors = [make.options(**options).remote(task) for _ in range(min(workers, len(groups)))]
+    remote: Any = ray.remote(_Actor)
+    # Retries are ours: while a node is being lost, Ray spends an actor's own within a second.
+    make = remote.options(num_cpus=cores, num_gpus=gpus, max_concurrency=_CALLS, max_restarts=0, max_task_retries=0)
+    crew = _Crew(task, groups, lambda: make.remote(task), min(workers, len(groups)))
     try:
-        yield from _share_out(task, groups, actors, on_step)
+        yield from crew.run(on_step)
     finally:
-        for actor in actors:
-            ray.kill(actor)
+        crew.end()
         if own:
             ray.shutdown()
 
 
-def _share_out(task: Task, groups: Sequence[Group], actors: Sequence[Any], on_step: Callable[[int], None]) -> Results:
-    waiting = deque(groups)
-    busy: dict[Any, tuple[Any, Group]] = {}
-    free = deque(actor for _ in range(_CALLS) for actor in actors)
-    while waiting or busy:
-        while waiting and free:
-            actor, jobs = free.popleft(), waiting.popleft()
-            busy[actor.run_group.remote(list(jobs))] = actor, jobs
-        done, _ = ray.wait(list(busy), num_returns=1, timeout=1.0)
-        for call in done:
-            actor, jobs = busy.pop(call)
-            recorded = _result(task, call)
-            on_step(sum(one.frames for one in recorded))
-            free.append(actor)
-            yield jobs, recorded
+class _Crew:
+    """Actors and the groups that they were given."""
 
+    def __init__(self, task: Task, groups: Sequence[Group], make: Callable[[], Any], size: int) -> None:
+        self.task, self.groups, self.make = task, groups, make
+        self.waiting = deque(range(len(groups)))
+        self.lost = [0] * len(groups)
+        self.actors = [make() for _ in range(size)]
+        self.calls: dict[Any, tuple[Any, int]] = {}
 
-def _result(task: Task, call: Any) -> list[Recorded]:
-    try:
-        recorded: list[Recorded] = ray.get(call)
-    except RayActorError as error:
-        cause = error.cause if hasattr(error, "cause") else None
-        raise (DatasetError(str(cause)) if isinstance(cause, ValueError) else deadly(task)) from error
-    except RayTaskError as error:
-        if isinstance(error.cause, ValueError):
-            raise DatasetError(str(error.cause)) from error
-        raise
-    return recorded
+    def run(self, on_step: Callable[[int], None]) -> Results:
+        while self.waiting or self.calls:
+            self._give()
+            done, _ = ray.wait(list(self.calls), num_returns=1, timeout=1.0)
+            for call in done:
+                actor, number = self.calls.pop(call, (None, -1))
+                if actor is not None and (recorded := self._result(call, actor, number)) is not None:
+                    on_step(sum(one.frames for one in recorded))
+                    yield self.groups[number], recorded
+
+    def end(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor)
+
+    def _give(self) -> None:
+        for _ in range(_CALLS):
+            for actor in self.actors:
+                if self.waiting and sum(one is actor for one, _ in self.calls.values()) < _CALLS:
+                    number = self.waiting.popleft()
+                    self.calls[actor.run_group.remote(list(self.groups[number]))] = actor, number
+
+    def _result(self, call: Any, actor: Any, number: int) -> list[Recorded] | None:
+        """Return what became of a group; None where its actor is lost, whose groups then wait again."""
+        try:
+            recorded: list[Recorded] = ray.get(call)
+        except RayActorError:
+            self._replace(actor, number)
+            return None
+        except RayTaskError as error:
+            if isinstance(error.cause, ValueError):
+                raise DatasetError(str(error.cause)) from error
+            raise
+        return recorded
+
+    def _replace(self, actor: Any, number: int) -> None:
+        theirs = {call: other for call, (one, other) in self.calls.items() if one is actor}
+        for call in theirs:
+            del self.calls[call]
+        for group in (number, *theirs.values()):
+            self.lost[group] += 1
+            if self.lost[group] > self.task.retries:
+                raise deadly(self.task)
+            self.waiting.appendleft(group)
+        ray.kill(actor)
+        self.actors[self.actors.index(actor)] = self.make()

@@ -18,6 +18,7 @@ from worldsim.datasets.work import Recorded, Task, use_one_thread
 from worldsim.datasets.writer import read_plan
 
 _LOOK_SECONDS = 2.0
+_END_SECONDS = 0.1
 
 
 class Slice:
@@ -72,9 +73,10 @@ def launch(task: Task, groups: Sequence[Group], workers: int, on_step: Callable[
             for one in tasks if missing else ():
                 _raise_refusal(one)
         finally:
-            for one in tasks:
-                if missing and not one.done():
-                    one.cancel()
+            for one in tasks if missing else ():
+                one.cancel()
+            while not all(one.done() for one in tasks):
+                time.sleep(_END_SECONDS)
         if not missing:
             return
     logs = ", ".join(str(one.paths.stderr) for one in tasks)
