@@ -36,10 +36,11 @@ def build(**switches: Any) -> VideoDiT:
     """A small network of which every weight is random."""
     torch.manual_seed(0)
     given = {"latent_shape": (4, 4, 4), "action_features": 3, "condition_features": 2, "width": 32, "depth": 4, "heads": 2}
-    dit = VideoDiT(**{**given, "temporal_every": 2, "window": WINDOW, "history": 2, **switches})
+    dit: VideoDiT = VideoDiT(**{**given, "temporal_every": 2, "window": WINDOW, "history": 2, **switches})
     for parameter in dit.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
-    return dit.eval().requires_grad_(False)
+    dit.eval().requires_grad_(False)
+    return dit
 
 
 def draw_inputs(dit: VideoDiT, *, seed: int = 1) -> dict[str, Tensor]:
@@ -93,8 +94,8 @@ def test_every_pass_gives_the_numbers_of_the_plain_network(switches: dict[str, A
     shared, patches = share(lean, dit, x), lean.patches(x["latents"])
     for number in range(len(LEVELS)):
         plain = plainly(dit, x, number)
-        hidden, keys, values = lean.run(patches, shared, number)
-        made = lean.latents(lean.estimate(hidden, patches, shared, number))
+        hidden, keys, values = lean.run(patches, shared.modulation[number], shared)
+        made = lean.latents(lean.estimate(hidden, patches, shared.modulation[number], shared))
         for own, other in (
             (hidden, plain.hidden[:, 0]),
             (made, plain.latents[:, 0]),
@@ -115,16 +116,18 @@ def test_weights_are_read_once() -> None:
     dit = build()
     lean, x = StreamingDiT(dit), draw_inputs(dit)
     patches, shared = lean.patches(x["latents"]), share(lean, dit, x)
-    before = lean.run(patches, shared, 0)[0]
+    before = lean.run(patches, shared.modulation[0], shared)[0]
     levels = level_embedding(dit, LEVELS, SIZES, HISTORY_LEVEL)
     for parameter in dit.parameters():
         parameter.mul_(1.5)
     mask = streaming_mask(x["position"][:, None], x["remembered"], WINDOW)
     again = lean.share(levels, x["features"], x["condition"], x["history"], x["position"], mask, (x["keys"], x["values"]))
-    assert torch.equal(lean.run(patches, again, 0)[0], before)
+    assert torch.equal(lean.run(patches, again.modulation[0], again)[0], before)
     other = StreamingDiT(dit)
-    torch.testing.assert_close(other.run(patches, share(other, dit, x), 0)[0], plainly(dit, x, 0).hidden[:, 0], atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(other.run(patches, share(other, dit, x), 0)[0], before, atol=1e-2)
+    told = share(other, dit, x)
+    after = other.run(patches, told.modulation[0], told)[0]
+    torch.testing.assert_close(after, plainly(dit, x, 0).hidden[:, 0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(after, before, atol=1e-2)
 
 
 def test_half_precision_is_near() -> None:
@@ -133,8 +136,8 @@ def test_half_precision_is_near() -> None:
     outs = []
     for lean in (full, half):
         shared, patches = share(lean, dit, x), lean.patches(x["latents"])
-        hidden, keys, _ = lean.run(patches, shared, 0)
-        made = lean.estimate(hidden, patches, shared, 0)
+        hidden, keys, _ = lean.run(patches, shared.modulation[0], shared)
+        made = lean.estimate(hidden, patches, shared.modulation[0], shared)
         assert (hidden.dtype, keys[0].dtype, made.dtype) == (lean.dtype, torch.float32, torch.float32)
         outs.append(made)
     assert 0 < float((outs[0] - outs[1]).abs().mean()) < 0.05

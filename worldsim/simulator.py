@@ -129,8 +129,8 @@ class Simulator:
             0 is what worlds are trained with.
         precision: ``fp32``, or ``bf16`` for faster networks where the processor has it. Latents, embeddings, attention over time and
             states stay in the world's own type, so a state may go on in either.
-        compile: Compile the step (``torch.compile``): some minutes at the first step of a batch size, faster ever after, and the same
-            but for rounding.
+        compile: Compile the dynamics (``torch.compile``): up to a minute at the first step of a batch size, then the same but for
+            rounding. It pays in large batches.
         in_place: Write each frame into the ring of the state that is stepped, which must not be used again: saves a copy of the ring.
 
     Raises:
@@ -156,8 +156,9 @@ class Simulator:
         self.dynamics, self.device, self.dtype = world.dynamics, world.device, world.dynamics.place.dtype
         self.precision, self.compile, self.in_place = precision, compile, in_place
         self.networks = networks_of(world, precision)
+        # every pass of a step is the same graph: to compile the whole step would take longer; the decoder gains nothing
+        self._pass = torch.compile(self.networks.dit.run) if compile else self.networks.dit.run
         self._levels = self._embed_levels()
-        self._make = torch.compile(self._make_frame) if compile else self._make_frame
         self._state_mean, self._state_std = (
             torch.tensor(values, dtype=torch.float32, device=self.device) for values in (self.spec.state_mean, self.spec.state_std)
         )
@@ -263,9 +264,9 @@ class Simulator:
             raise ValueError(f"state remembers {slots} frames, this simulator {self.sink} + {self.spec.window}: step it with its own sink")
         shape = (1 if self.sampling.context_level == 1 else 2, *self.world.tokenizer.latent_shape)
         drawn = torch.from_numpy(draw_noises(state.seed.tolist(), state.position.tolist(), shape))  # (B, 1 or 2, C, h, w)
-        return self._make(state, features.to(self.device), drawn.to(self.device), decode)
+        return self._make_frame(state, features.to(self.device), drawn.to(self.device), decode=decode)
 
-    def _make_frame(self, state: State, features: Tensor, drawn: Tensor, decode: bool) -> tuple[State, TensorStep]:
+    def _make_frame(self, state: State, features: Tensor, drawn: Tensor, *, decode: bool) -> tuple[State, TensorStep]:
         """Make the next frame of every row from noise ``(B, 1 or 2, C, h, w)``: what it starts from, and what it is remembered with."""
         dit, level = self.networks.dit, self.sampling.context_level
         mask = streaming_mask(state.position[:, None], state.remembered, self.spec.window, sink=self.sink)  # (B, 1, P + 1)
@@ -274,11 +275,12 @@ class Simulator:
         noise = dit.patches(drawn)  # (B, 1 or 2, n, p*p*C)
 
         def denoise(patches: Tensor, number: int) -> Tensor:
-            return dit.estimate(dit.run(patches, shared, number)[0], patches, shared, number)  # (B, n, p*p*C)
+            hidden = self._pass(patches, shared.modulation[number], shared)[0]  # (B, N, D)
+            return dit.estimate(hidden, patches, shared.modulation[number], shared)  # (B, n, p*p*C)
 
         made = euler(denoise, noise[:, 0], steps=self.sampling.steps)  # (B, n, p*p*C)
         seen = made if level == 1 else torch.lerp(noise[:, 1], made, level)  # (B, n, p*p*C)
-        hidden, keys, values = dit.run(seen, shared, self.sampling.steps)
+        hidden, keys, values = self._pass(seen, shared.modulation[-1], shared)
         latents = dit.latents(made)  # (B, C, h, w)
         after = self._remember(state, keys, values, latents if level == 1 else dit.latents(seen))
         return after, self._read(latents, hidden, decode=decode)

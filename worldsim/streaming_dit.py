@@ -163,19 +163,19 @@ class StreamingDiT:
         keys, values = (x.transpose(0, 1).float().contiguous() for x in ring)  # (layers, B, N, heads, P, d)
         return Shared(modulation, (cos, sin), mask[:, None], base, newest, keys, values)
 
-    def run(self, patches: Tensor, shared: Shared, number: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def run(self, patches: Tensor, modulation: Tensor, shared: Shared) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Do one pass.
 
         Args:
             patches: ``(B, n, p*p*C)`` of the frame at its signal level.
+            modulation: Of this pass ``(B, M)``, one of those in ``shared``.
             shared: Of ``share``.
-            number: Which of its passes.
 
         Returns:
             Last tokens ``(B, N, D)``, and of each temporal layer the frame's rotated key and its value ``(B, N, heads, d)``.
         """
         x = self._pad(F.linear(patches.to(self.dtype), self._embed)) + shared.base  # (B, N, D)
-        modulation = torch.split(shared.modulation[number].unsqueeze(1), self.width, dim=-1)  # of (B, 1, D)
+        parts = torch.split(modulation.unsqueeze(1), self.width, dim=-1)  # of (B, 1, D)
         keys: list[Tensor] = []
         values: list[Tensor] = []
         kept: list[Tensor] = []
@@ -183,7 +183,7 @@ class StreamingDiT:
         for i, block in enumerate(self._blocks):
             if self._skips and i >= len(self._blocks) - half:
                 x = F.linear(torch.cat((x, kept.pop()), dim=-1), *self._skips[i - len(self._blocks) + half])  # (B, N, D)
-            shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation[6 * i : 6 * i + 6]
+            shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = parts[6 * i : 6 * i + 6]
             x = self._mix(x, block)  # (B, N, D)
             q, k, v = self._project_heads(torch.addcmul(shift, self._norm(x), scale), block)  # each (B, N, heads, d)
             if block.time:
@@ -201,13 +201,13 @@ class StreamingDiT:
             if self._skips and i < half:
                 kept.append(x)
         first = 6 * len(self._blocks)
-        return torch.addcmul(modulation[first], self._norm(x), modulation[first + 1]), keys, values  # (B, N, D)
+        return torch.addcmul(parts[first], self._norm(x), parts[first + 1]), keys, values  # (B, N, D)
 
-    def estimate(self, hidden: Tensor, patches: Tensor, shared: Shared, number: int) -> Tensor:
+    def estimate(self, hidden: Tensor, patches: Tensor, modulation: Tensor, shared: Shared) -> Tensor:
         """Return the estimate of the clean patches ``(B, n, p*p*C)`` float32, from last tokens and what went into the pass."""
         made = F.linear(hidden[:, : patches.shape[1]], *self._project).float()  # (B, n, p*p*C)
         size = patches.shape[-1]
-        gates = shared.modulation[number, :, None, (6 * len(self._blocks) + 2) * self.width :].float()  # (B, 1, 1 or 2 p*p*C)
+        gates = modulation[:, None, (6 * len(self._blocks) + 2) * self.width :].float()  # (B, 1, 1 or 2 p*p*C)
         made = torch.addcmul(made, gates[..., :size], patches)  # (B, n, p*p*C)
         return made if shared.newest is None else torch.addcmul(made, gates[..., size:], shared.newest)  # (B, n, p*p*C)
 
