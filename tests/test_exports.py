@@ -36,7 +36,7 @@ def shown(steps: int, seed: int, **kwargs: Any) -> Episode:
     frames[1:] = actions[:, :, None, None]
     flags = np.arange(steps) == steps - 1
     state = np.stack([np.arange(steps + 1.0), np.full(steps + 1, seed)], axis=1).astype(np.float32)
-    rewards = np.arange(steps, dtype=np.float32) / 7
+    rewards = (np.arange(steps) / 7).astype(np.float32)
     return Episode(frames, actions, rewards, flags & (seed % 2 == 0), flags & (seed % 2 == 1), state, seed=seed, **kwargs)
 
 
@@ -58,7 +58,8 @@ def given(path: Path) -> list[Episode]:
 
 def painted(frames: NDArray[Any]) -> NDArray[np.float32]:
     """The action that each frame shows."""
-    return frames[:, 16, 24].mean(axis=-1).astype(np.float32)
+    shades: NDArray[np.float32] = frames[:, 16, 24].mean(axis=-1).astype(np.float32)
+    return shades
 
 
 # ---------------------------------------------------------------- formats

@@ -39,7 +39,7 @@ def shown(actions: NDArray[Any], seed: int, **kwargs: Any) -> Episode:
     steps = len(actions)
     flags = np.arange(steps) == steps - 1
     state = np.stack([np.arange(steps + 1.0), np.full(steps + 1, seed)], axis=1).astype(np.float32)
-    rewards = np.arange(steps, dtype=np.float32) / 7
+    rewards = (np.arange(steps) / 7).astype(np.float32)
     ends = flags & (seed % 2 == 0)
     return Episode(paint(actions), actions, rewards, ends, flags & ~ends, state, seed=seed, **kwargs)
 
