@@ -83,8 +83,9 @@ class _Hand:
             return  # it has died: its pipe tells
 
     def end(self) -> None:
-        """Have the process end now: it does when its pipe closes."""
+        """Have the process end now, wherever it is: what is not committed by now does not count."""
         self.pipe.close()
+        self.process.kill()
         self.process.join()
         self.process.close()
 
