@@ -135,7 +135,7 @@ class EpisodeWriter:
         world = (attributes.get("source") or {}).get("checkpoint") or {}
         self._made = {**provenance(), "plan": self.plan.sha256(), "world": world.get("sha256", ""), "licence": attributes["licence"]}
         self._stamp = _stamp(self.root / "plan.json")
-        self._arrays: dict[tuple[int, str], tuple[Any, dict[str, Buffer]]] = {}
+        self._arrays: dict[tuple[int, str], tuple[Any, dict[str, Any]]] = {}
 
     def is_done(self, episode: int, *, attempts: int | None = None) -> bool:
         """Whether the episode is committed already; one that failed is not done until it was tried ``attempts`` times."""
@@ -224,10 +224,10 @@ class EpisodeWriter:
             write_bytes(file, made.to_bytes())
         return sha256_array(values)
 
-    def _array(self, part: int, name: str) -> tuple[Any, dict[str, Buffer]]:
+    def _array(self, part: int, name: str) -> tuple[Any, dict[str, Any]]:
         if (part, name) not in self._arrays:
             about = (array_path(self.root, part, name) / "zarr.json").read_bytes()
-            store: dict[str, Buffer] = {"zarr.json": Buffer.from_bytes(about)}
+            store: dict[str, Any] = {"zarr.json": Buffer.from_bytes(about)}
             array = zarr.open_array(MemoryStore(store), mode="r+", zarr_format=3)
             # An all-zero chunk must be a file: a missing file is the sign of lost data.
             self._arrays[part, name] = array.with_config({"write_empty_chunks": True, "order": "C"}), store
