@@ -171,6 +171,15 @@ def test_a_dataset_that_is_still_written_is_checked(tmp_path: Path) -> None:
     assert only(verify(tmp_path / "toy")).kind == "extra"
 
 
+def test_an_episode_that_failed_has_nothing_to_check(tmp_path: Path) -> None:
+    writer = started(tmp_path / "toy")
+    writer.write(writer.plan.jobs[0], blank(0))
+    writer.fail(writer.plan.jobs[1], "the wheel fell off")
+    assert verify(tmp_path / "toy") == []
+    finalize(tmp_path / "toy")
+    assert verify(tmp_path / "toy") == []
+
+
 def test_a_dataset_that_grew_after_finalize_says_so_once(tmp_path: Path) -> None:
     writer = started(tmp_path / "toy")
     for job in writer.plan.jobs:
