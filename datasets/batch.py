@@ -131,7 +131,7 @@ def record(
     if not groups:
         return
     if shuffle is not None:
-        np.random.default_rng(shuffle).shuffle(groups)  # type: ignore[arg-type]
+        groups = [groups[i] for i in np.random.default_rng(shuffle).permutation(len(groups))]
     with meter, closing(launch(task, groups, workers, meter.step, cluster or {})) as results:
         for jobs, recorded in results:
             meter.finish(jobs, recorded)

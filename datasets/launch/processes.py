@@ -11,6 +11,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from typing import Any
@@ -105,7 +106,7 @@ def _serve(task: Task, pipe: Connection) -> None:
             number, jobs = inbox.get()
             future = worker.run_group(jobs)
             tell("rolled", number)
-            future.add_done_callback(lambda done, number=number: tell.done(number, done))
+            future.add_done_callback(partial(tell.done, number))
     except Exception as error:
         tell.error(error)
 
