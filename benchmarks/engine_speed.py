@@ -15,7 +15,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,8 +32,10 @@ import worldsim  # noqa: F401  (registers WorldSim-v0)
 from worldsim.evaluation.report import table
 from worldsim.evaluation.speed import count_flops, frame_flops, machine_facts
 from worldsim.model import WorldModel
+from worldsim.networks import PRECISIONS
 
 PEER = "DIAMOND"
+WAYS = {f"{precision}{'+compile' * compiled}": (precision, compiled) for compiled in (False, True) for precision in PRECISIONS}
 UNUSED = ("ale_py", "cv2", "h5py", "wandb", "torcheval", "torcheval.metrics", "torcheval.metrics.functional")
 """What DIAMOND imports, but its world model does not use."""
 
@@ -49,13 +52,19 @@ class Runner:
 
 
 class Stopwatch:
-    """Adds up the time spent inside the networks of a world; on a GPU each call is waited for."""
+    """Adds up the time spent inside the networks of simulators; on a GPU each call is waited for."""
 
-    def __init__(self, world: Any) -> None:
-        self.seconds, self._wait = 0.0, waiter(world.device.type)
-        world.tokenizer.decode = self._timed(world.tokenizer.decode)
-        world.dynamics.forward = self._timed(world.dynamics.forward)
-        world.heads.forward = self._timed(world.heads.forward)
+    def __init__(self, device: str) -> None:
+        self.seconds, self._wait = 0.0, waiter(device)
+
+    def watch(self, simulator: Any) -> None:
+        """Time what the simulator calls: what the passes share, the passes, heads and decoder."""
+        networks = simulator.networks
+        dit = copy(networks.dit)
+        dit.share, dit.estimate = self._timed(dit.share), self._timed(dit.estimate)
+        heads: Any = self._timed(networks.heads)
+        simulator.networks = replace(networks, dit=dit, heads=heads, decode=self._timed(networks.decode))
+        simulator._pass = self._timed(simulator._pass)
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -90,12 +99,12 @@ def gemm_gflops(device: str, dtype: torch.dtype, *, seconds: float = 0.3) -> tup
     return 2 * size**3 / wall / 1e9, 2 * size**3 / busy / 1e9
 
 
-def our_runner(world: WorldModel, name: str, batch: int, steps: int, device: str) -> Runner:
+def our_runner(world: WorldModel, name: str, batch: int, steps: int, device: str, *, way: str, watch: Stopwatch) -> Runner:
     """Return an environment of one row from ``gym.make``, or of more from ``gym.make_vec``; actions are drawn beforehand."""
-    if batch == 1:
-        env: Any = gym.make("WorldSim-v0", world=name, horizon=None, device=device)
-    else:
-        env = gym.make_vec("WorldSim-v0", num_envs=batch, world=name, horizon=None, device=device)
+    precision, compiled = WAYS[way]
+    given: dict[str, Any] = {"world": name, "horizon": None, "device": device, "precision": precision, "compile": compiled}
+    env: Any = gym.make("WorldSim-v0", **given) if batch == 1 else gym.make_vec("WorldSim-v0", num_envs=batch, **given)
+    watch.watch(env.unwrapped.rows.simulator)
     env.action_space.seed(0)
     env.reset(seed=0)
     actions = [env.action_space.sample() for _ in range(16)]
@@ -110,8 +119,8 @@ def our_runner(world: WorldModel, name: str, batch: int, steps: int, device: str
             env.reset(options={"reset_mask": over} if isinstance(over, np.ndarray) else None)
         return bool(np.any(over))
 
-    way = "`gym.make`, 1 row" if batch == 1 else f"`gym.make_vec`, {batch} rows"
-    return Runner(way, batch, steps, frame_flops(world)["total"], step)
+    door = "`gym.make`, 1 row" if batch == 1 else f"`gym.make_vec`, {batch} rows"
+    return Runner(f"{door}, {precision}{', compiled' * compiled}", batch, steps, frame_flops(world)["total"], step)
 
 
 class Loader:
@@ -193,9 +202,9 @@ def time_runner(runner: Runner, watch: Stopwatch) -> tuple[float, float, float]:
     return frames / wall, frames / busy, 1 - inside / wall
 
 
-def measure(runners: dict[str, Runner], world: WorldModel, rounds: int, device: str) -> dict[str, list[float]]:
+def measure(runners: dict[str, Runner], watch: Stopwatch, rounds: int, device: str) -> dict[str, list[float]]:
     """Take interleaved rounds of all runners and of the limit; ``cpu:`` and ``outside:`` go with each runner."""
-    watch, extra = Stopwatch(world), dict[str, list[float]]()
+    extra = dict[str, list[float]]()
 
     def taker(name: str, runner: Runner) -> Callable[[], float]:
         def take() -> float:
@@ -290,7 +299,8 @@ def text_of(figures: dict[str, Any]) -> str:
             "time that other work takes from the machine is left out of them.",
             f"- {PEER} is its own code (commit {figures['peer']}) at 64×64, 3 denoising steps, reward and end model, random weights, "
             "no resets; the times are against the fastest of its rows above at the same batch size.",
-            "- Outside networks: Gym layer, copies, random numbers, the rollout's memory: all but forwards of dynamics, heads, decoder.\n",
+            "- Outside networks: Gym layer, copies, random numbers, the rollout's memory: all but dynamics, heads and decoder.\n"
+            "- Of GEMM: of the fp32 rate, whatever the row computes in.\n",
         ]
     )
 
@@ -308,6 +318,7 @@ def main() -> None:
     parser.add_argument("--diamond", type=Path, help="checkout of github.com/eloialonso/diamond; without it there is no peer")
     parser.add_argument("--peer-batches", type=int, nargs="*", default=[1, 32], help="batch sizes of the peer")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes of the world")
+    parser.add_argument("--ways", choices=WAYS, nargs="+", default=["fp32", "bf16", "bf16+compile"], help="how the world runs")
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds, of which medians are taken")
     parser.add_argument("--steps", type=int, default=32, help="steps a round of one row; larger batches take fewer")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
@@ -318,9 +329,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     world = WorldModel.from_pretrained(options.world, device=options.device)
+    watch = Stopwatch(options.device)
     runners = {
-        f"ours_{batch}": our_runner(world, options.world, batch, max(4, options.steps // batch), options.device)
+        f"ours_{batch}_{way}": our_runner(world, options.world, batch, max(4, options.steps // batch), options.device, way=way, watch=watch)
         for batch in options.batches
+        for way in options.ways
     }
     if options.diamond:
         for batch in options.peer_batches:
@@ -328,7 +341,7 @@ def main() -> None:
                 name = f"peer_{batch}_{'compiled' if compiled else 'eager'}"
                 runners[name] = diamond_runner(options.diamond, batch, 2 if batch == 1 else 1, options.device, compiled=compiled)
     before = machine_facts()
-    taken = measure(runners, world, options.rounds, options.device)
+    taken = measure(runners, watch, options.rounds, options.device)
     figures: dict[str, Any] = {
         "world": world.spec.name,
         "made": machine_facts() | {"load_before": before["load"]},

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.diffusion import draw_noise, draw_noises
+from worldsim.dit import VideoDiT
 from worldsim.engine import open_world
 from worldsim.envs.torch_env import TorchWorldEnv
 from worldsim.model import WorldModel
@@ -119,9 +120,12 @@ def test_a_traced_step_is_the_same(world: WorldModel, monkeypatch: pytest.Monkey
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own parts, when its compiler is imported
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
-def test_a_compiled_network_is_the_same_but_for_rounding(make_world: Any) -> None:
-    world: WorldModel = make_world(steps=1)
-    made, plain = Simulator(world, compile=True), Simulator(world)
+def test_a_compiled_network_is_the_same_but_for_rounding(world: WorldModel) -> None:
+    torch.manual_seed(0)
+    dynamics: VideoDiT = VideoDiT(**{**world.dynamics.config, "depth": 1, "temporal_every": 1})  # one block: it compiles in seconds
+    dynamics.eval().requires_grad_(False)
+    small = WorldModel(world.tokenizer, dynamics, world.heads, world.spec, world.contexts)
+    made, plain = Simulator(small, compile=True), Simulator(small)
     (_, one), (_, other) = (simulator.step(begin(simulator), tape(ROWS)[0], decode=False) for simulator in (made, plain))
     torch.testing.assert_close(one.latents, other.latents, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(one.state, other.state, atol=1e-3)
