@@ -27,7 +27,6 @@ from worldsim.datasets.layout import (
     canonical_json,
     read_json,
     sha256_array,
-    shard_path,
 )
 from worldsim.datasets.records import Records, read_index
 from worldsim.datasets.seal import check_seal
@@ -64,9 +63,13 @@ class EpisodeReader:
         )
         self._arrays: dict[tuple[int, str], SlotArray] = {}
 
-    @cached_property
+    @property
     def info(self) -> StoreInfo:
         """What the dataset says of itself."""
+        return self._told
+
+    @cached_property
+    def _told(self) -> StoreInfo:
         records = self.records
         return _info(self.attributes, records.table.fingerprint if isinstance(records, Records) else fingerprint(records))
 
@@ -165,10 +168,11 @@ class EpisodeReader:
 
 @dataclass(frozen=True)
 class SlotArray:
-    """An array of a part, open for reading: the Zarr array, and how its slots lie in files where that is as layout v1 says."""
+    """An array of a part, open for reading: the Zarr array, how its slots lie in files where that is as layout v1 says, and its folder."""
 
     array: Any
     layout: SlotLayout | None
+    folder: str
 
 
 def open_array(root: Path, part: int, name: str) -> SlotArray:
@@ -181,12 +185,12 @@ def open_array(root: Path, part: int, name: str) -> SlotArray:
     try:
         array = zarr.open_array(array_path(root, part, name), mode="r", zarr_format=3)
         layout = slot_layout(array.metadata.to_dict())
-        one_file = layout is not None or _is_one_file(array, shard_path(root, part, name, 0, array.ndim).name)
+        one_file = layout is not None or _is_one_file(array, shard_name(0, array.ndim))
     except Exception as error:
         raise DatasetError(f"{file} is missing or damaged: {way_out}") from error
     if not one_file:
         raise DatasetError(f"{file} is damaged, its episodes are not one file each: {way_out}")
-    return SlotArray(array, layout)
+    return SlotArray(array, layout, str(file.parent))
 
 
 def _is_one_file(array: Any, name: str) -> bool:
@@ -202,20 +206,28 @@ def read_slot(root: Path, array: SlotArray, record: Mapping[str, Any], name: str
     Raises:
         DatasetError: The shard is missing or damaged, or with ``check`` it is not what was committed.
     """
-    file = shard_path(root, int(record["part"]), name, int(record["slot"]), array.array.ndim)
+    slot = int(record["slot"])
+    file = Path(array.folder, shard_name(slot, array.array.ndim))
     way_out = "restore it from a copy, or record the episode again by removing its commit record"
-    if stop > start and not file.exists():
-        raise DatasetError(f"episode {record['episode']}: {file} is missing; {way_out}")
     try:
-        if array.layout is None or stop == start:
-            values = np.asarray(array.array[int(record["slot"]), start:stop])
-        else:
+        if array.layout is not None and stop > start:
             values = array.layout.read(file, start, stop)
+        else:
+            if stop > start:
+                file.stat()  # Zarr would read zeros where there is no file
+            values = np.asarray(array.array[slot, start:stop])
+    except FileNotFoundError as error:
+        raise DatasetError(f"episode {record['episode']}: {file} is missing; {way_out}") from error
     except Exception as error:
         raise DatasetError(f"episode {record['episode']}: {file} is damaged ({error}); {way_out}") from error
     if len(values) != stop - start or (check and sha256_array(values) != record["sha256"][name]):
         raise DatasetError(f"episode {record['episode']}: {file} is not what was committed; {way_out}")
     return values
+
+
+def shard_name(slot: int, dims: int) -> str:
+    """Return the name of the file that holds all of one episode in an array of ``dims`` axes; see ``shard_path``."""
+    return f"c.{slot}{'.0' * (dims - 1)}"
 
 
 def read_attributes(root: Path) -> dict[str, Any]:

@@ -153,3 +153,11 @@ def test_rows_of_what_is_not_there(written: Path) -> None:
         reader.rows(0, "sound")
     with pytest.raises(ValueError, match="action 0:21 are not inside episode 0: it has action 0:20"):
         reader.rows(0, ACTION, 0, 21)
+
+
+def test_a_lost_file_is_no_zeros_whoever_reads_it(path: Path) -> None:
+    test_other_codecs_are_left_to_zarr(path)
+    for name, dims in ((ACTION, 3), (FRAMES, 5)):
+        shard_path(path, 0, name, 2, dims).unlink()
+        with pytest.raises(ValueError, match=r"episode 2: .* is missing"):
+            EpisodeReader(path).rows(1, name, 0, 2)
