@@ -297,11 +297,17 @@ def text_of(figures: dict[str, Any]) -> str:
             f"bf16 {half['median']:.0f} (a CPU second {own_half:.0f}).",
             "- Frames/CPU s, and figures in brackets, count the processor time of this process alone, all its threads together: "
             "time that other work takes from the machine is left out of them.",
-            f"- {PEER} is its own code (commit {figures['peer']}) at 64×64, 3 denoising steps, reward and end model, random weights, "
-            "no resets; the times are against the fastest of its rows above at the same batch size.",
+            *([_peer_note(figures["peer"])] if figures["peer"] else []),
             "- Outside networks: Gym layer, copies, random numbers, the rollout's memory: all but dynamics, heads and decoder.\n"
             "- Of GEMM: of the fp32 rate, whatever the row computes in.\n",
         ]
+    )
+
+
+def _peer_note(commit: str) -> str:
+    return (
+        f"- {PEER} is its own code (commit {commit}) at 64×64, 3 denoising steps, reward and end model, random weights, "
+        "no resets; the times are against the fastest of its rows above at the same batch size."
     )
 
 
