@@ -43,7 +43,7 @@ def run(path: Path, launcher: str, **changes: Any) -> int:
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "worldsim.datasets.launch.ray", None)
+    monkeypatch.setitem(__import__("sys").modules, "worldsim.datasets.launch.ray_cluster", None)
     with pytest.raises(DatasetError, match=r"launcher=ray needs the package .*: pip install 'worldsim-gym\[ray\]'"):
         find_launcher("ray")
 

@@ -15,7 +15,8 @@ Results: TypeAlias = Generator[tuple[Group, list[Recorded]], None, None]
 Launcher: TypeAlias = Callable[[Task, Sequence[Group], int, Callable[[int], None], Mapping[str, Any]], Results]
 """``(task, groups, workers, on_step, cluster)`` gives each group once it is committed, in any order; ``cluster`` is the settings'."""
 
-LAUNCHERS = ("here", "processes", "ray", "slurm")
+LAUNCHERS = {"here": "here", "processes": "processes", "ray": "ray_cluster", "slurm": "slurm"}
+"""Names of launchers, and their modules beside this one."""
 
 
 def find_launcher(name: str) -> Launcher:
@@ -27,7 +28,7 @@ def find_launcher(name: str) -> Launcher:
     if name not in LAUNCHERS:
         raise DatasetError(f"launcher={name!r} does not exist: choose one of {', '.join(LAUNCHERS)}")
     try:
-        module = import_module(f"worldsim.datasets.launch.{name}")
+        module = import_module(f"worldsim.datasets.launch.{LAUNCHERS[name]}")
     except ModuleNotFoundError as error:
         raise DatasetError(f"launcher={name} needs the package {error.name!r}: pip install 'worldsim-gym[{name}]'") from error
     launch: Launcher = module.launch

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import submitit
-from submitit.core.utils import UncompletedJobError
-from submitit.helpers import DelayedSubmission
+import submitit  # pyright: ignore[reportMissingImports]
+from submitit.core.utils import UncompletedJobError  # pyright: ignore[reportMissingImports]
+from submitit.helpers import DelayedSubmission  # pyright: ignore[reportMissingImports]
 
 from worldsim.datasets.launch import Group, Results, here
 from worldsim.datasets.layout import DatasetError, commit_path, read_json
@@ -54,7 +54,7 @@ def launch(task: Task, groups: Sequence[Group], workers: int, on_step: Callable[
     """
     commits = _Commits(task, groups)
     executor = _executor(task, cluster)
-    missing = list(groups)
+    missing, tasks = list(groups), list[Any]()
     for _ in range(1 + task.retries):
         count = min(workers, len(missing))
         with executor.batch():

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ray
-from ray.exceptions import RayActorError, RayTaskError
+import ray  # pyright: ignore[reportMissingImports]
+from ray.exceptions import RayActorError, RayTaskError  # pyright: ignore[reportMissingImports]
 
 from worldsim.datasets.launch import Group, Results, deadly
 from worldsim.datasets.layout import DatasetError
