@@ -23,7 +23,8 @@ from gymnasium import spaces
 
 from worldsim.datasets.preview import contact_sheet, preview_video
 from worldsim.datasets.reader import EpisodeReader
-from worldsim.datasets.verify import Problem, verify
+from worldsim.datasets.units import Problem
+from worldsim.datasets.verify import verify
 from worldsim.datasets.writer import write_dataset
 from worldsim.episode import Episode
 from worldsim.evaluation.report import table

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 
-from worldsim.datasets.bar import Bar
 from worldsim.datasets.expect import expected_arrays
 from worldsim.datasets.finalize import listed_files, summarize
 from worldsim.datasets.layout import (
-    FRAMES,
-    STATE,
     ArraySpec,
     DatasetError,
     array_path,
@@ -29,40 +23,15 @@ from worldsim.datasets.layout import (
     part_name,
     read_json,
     sha256_text,
-    shard_path,
 )
 from worldsim.datasets.places import Places, slot_of
 from worldsim.datasets.plan import Plan, plan_from_json
-from worldsim.datasets.reader import open_array, read_attributes, read_slot
+from worldsim.datasets.reader import open_array, read_attributes
 from worldsim.datasets.seal import check_seal, file_sha256
+from worldsim.datasets.units import RESTORE, Frame, Problem, Unit, run
 
 MANIFEST = "MANIFEST.json"
-_RESTORE = "restore it from a copy of the dataset"
 _AGAIN = "finalize the dataset again"
-_CHUNK = 8  # units that a process takes at a time
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong.
-
-    Attributes:
-        file: The file, relative to the dataset.
-        episode: The episode it belongs to, or None where it belongs to several.
-        message: What is wrong and what to do.
-        affects: The episodes that need the file, in words: ``episode 7``, ``episodes 0 to 255`` or ``all episodes``.
-        kind: ``missing``, ``extra``, ``truncated``, ``altered`` or ``stale``.
-    """
-
-    file: str
-    episode: int | None
-    message: str
-    affects: str = "all episodes"
-    kind: str = "altered"
-
-    def line(self) -> str:
-        """Say it in one line."""
-        return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in f"{self.affects}: {self.message}")
 
 
 def main(cfg: DictConfig) -> int:
@@ -120,23 +89,6 @@ def verify(path: Path | str, *, workers: int = 1, console: Console | None = None
 # ---------------------------------------------------------------- the whole
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """What one process checks at a time: some files, and the episode that they hold where its record is whole."""
-
-    files: tuple[str, ...]
-    record: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """What every unit is checked against."""
-
-    root: Path
-    told: Mapping[str, Mapping[str, Any]] | None
-    places: Places
-
-
 def _check(root: Path, workers: int, console: Console | None) -> Iterator[Problem]:
     attributes, plan, problems = _head(root)
     told, more = _manifest(root)
@@ -148,14 +100,14 @@ def _check(root: Path, workers: int, console: Console | None) -> Iterator[Proble
     problems += more
     names = frozenset(name for record in records.values() for name in record["sha256"])
     places = Places.of(plan, names) if plan else Places({(r["part"], r["slot"]): r["episode"] for r in records.values()}, names)
-    frame = _Frame(root, told, places)
+    frame = Frame(root, told, places)
     bad = {problem.file for problem in problems}
     if attributes is not None and plan is not None:
         problems += [problem for problem in _array_heads(root, attributes, plan, places) if problem.file not in bad]
     skip = frozenset(str(PurePosixPath(problem.file).parent) for problem in problems if problem.file.endswith("/zarr.json"))
     files = _files(root, told, records)
     yield from _extra(frame, files)
-    yield from _run(frame, _units(files, records, skip), workers, console)
+    yield from run(frame, _units(files, records, skip), workers, console)
     yield from ({**{p.file: p for p in problems}}.values())
     if told is not None and not problems:
         yield from _totals(root)
@@ -173,9 +125,9 @@ def _head(root: Path) -> tuple[dict[str, Any] | None, Plan | None, list[Problem]
         text = (root / "plan.json").read_text(encoding="utf-8")
         plan = plan_from_json(json.loads(text))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return attributes, None, [*problems, Problem("plan.json", None, f"{root / 'plan.json'} cannot be read ({error}): {_RESTORE}")]
+        return attributes, None, [*problems, Problem("plan.json", None, f"{root / 'plan.json'} cannot be read ({error}): {RESTORE}")]
     if attributes is not None and sha256_text(text) != attributes.get("plan_sha256"):
-        message = f"{root / 'plan.json'} is not the plan that zarr.json names: {_RESTORE}"
+        message = f"{root / 'plan.json'} is not the plan that zarr.json names: {RESTORE}"
         return attributes, None, [*problems, Problem("plan.json", None, message)]
     return attributes, plan, problems
 
@@ -207,14 +159,14 @@ def _read_sealed(file: Path) -> dict[str, Any]:
     """Read a record that is written in canonical JSON and sealed."""
     record = read_json(file)
     if not isinstance(record, dict):
-        raise DatasetError(f"{file} is damaged: it is no record; {_RESTORE}")
+        raise DatasetError(f"{file} is damaged: it is no record; {RESTORE}")
     try:
         check_seal(record, file)
         same = canonical_json(record) == file.read_text(encoding="utf-8")
     except ValueError as error:
-        raise DatasetError(f"{file} is damaged ({error}): {_RESTORE}") from error
+        raise DatasetError(f"{file} is damaged ({error}): {RESTORE}") from error
     if not same:
-        raise DatasetError(f"{file} is not what was written: {_RESTORE}")
+        raise DatasetError(f"{file} is not what was written: {RESTORE}")
     return record
 
 
@@ -244,9 +196,9 @@ def _read_commit(root: Path, file: Path, plan: Plan | None) -> dict[str, Any]:
         fits = commit_path(root, *place) == file and (plan is None or _fits(plan, record, place))
         whole = isinstance(record["sha256"], dict) and isinstance(record["length"], int) and isinstance(record["status"], str)
     except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{file} is damaged ({error!r}): {_RESTORE}") from error
+        raise DatasetError(f"{file} is damaged ({error!r}): {RESTORE}") from error
     if not fits or not whole:
-        raise DatasetError(f"{file} belongs to another place of the plan, or is damaged: {_RESTORE}")
+        raise DatasetError(f"{file} belongs to another place of the plan, or is damaged: {RESTORE}")
     return record
 
 
@@ -282,7 +234,7 @@ def _check_array(root: Path, part: int, spec: ArraySpec, slots: int) -> None:
     file = array_path(root, part, spec.name) / "zarr.json"
     about = read_json(file)
     if about.get("shape") != [slots, *spec.shape] or about.get("data_type") != spec.dtype:
-        raise DatasetError(f"{file} is damaged: its shape or type is not that of the plan; {_RESTORE}")
+        raise DatasetError(f"{file} is damaged: its shape or type is not that of the plan; {RESTORE}")
 
 
 def _files(root: Path, told: Mapping[str, Any] | None, records: Mapping[str, Any]) -> list[str]:
@@ -291,7 +243,7 @@ def _files(root: Path, told: Mapping[str, Any] | None, records: Mapping[str, Any
     return sorted(there | set(told or ()) | set(records))
 
 
-def _extra(frame: _Frame, files: Sequence[str]) -> Iterator[Problem]:
+def _extra(frame: Frame, files: Sequence[str]) -> Iterator[Problem]:
     for name in files:
         unknown = name not in frame.told if frame.told is not None else not frame.places.belongs(name)
         if unknown:
@@ -300,15 +252,15 @@ def _extra(frame: _Frame, files: Sequence[str]) -> Iterator[Problem]:
             yield Problem(name, frame.places.episode(name), message, frame.places.affects(name), "extra")
 
 
-def _units(files: Sequence[str], records: Mapping[str, dict[str, Any]], skip: frozenset[str]) -> list[_Unit]:
+def _units(files: Sequence[str], records: Mapping[str, dict[str, Any]], skip: frozenset[str]) -> list[Unit]:
     """Put each episode's files together, its commit record first; every other file is alone."""
     shards: dict[tuple[int, int], list[str]] = {}
     for name in files:
         if (place := slot_of(name)) and name.startswith("parts/"):
             shards.setdefault(place, []).append(name)
-    units = [_Unit((name, *shards.pop(slot_of(name) or (-1, -1), [])), _without(record, skip)) for name, record in records.items()]
+    units = [Unit((name, *shards.pop(slot_of(name) or (-1, -1), [])), _without(record, skip)) for name, record in records.items()]
     own = {name for unit in units for name in unit.files}
-    return units + [_Unit((name,)) for name in files if name not in own and name != MANIFEST]
+    return units + [Unit((name,)) for name in files if name not in own and name != MANIFEST]
 
 
 def _without(record: Mapping[str, Any], skip: frozenset[str]) -> dict[str, Any]:
@@ -325,78 +277,3 @@ def _totals(root: Path) -> Iterator[Problem]:
         return  # the damaged file is reported above
     if any(manifest.get(key) != value for key, value in actual.items() if key != "finalized"):
         yield Problem(MANIFEST, None, f"{root / MANIFEST}: counts or fingerprint are not those of the data: {_AGAIN}", kind="stale")
-
-
-# ---------------------------------------------------------------- one unit, in any process
-
-
-def _run(frame: _Frame, units: Sequence[_Unit], workers: int, console: Console | None) -> Iterator[Problem]:
-    with Bar("verifying", len(units), console=console) as bar:
-        for problems in _results(frame, units, workers):
-            bar.step()
-            yield from problems
-
-
-def _results(frame: _Frame, units: Sequence[_Unit], workers: int) -> Iterator[list[Problem]]:
-    check: Callable[[_Unit], list[Problem]] = partial(_check_unit, frame)
-    if min(workers, len(units) // _CHUNK) <= 1:
-        yield from map(check, units)
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _keep, (frame,)) as pool:
-        yield from pool.map(_check_kept, units, chunksize=_CHUNK)
-
-
-_kept: list[_Frame] = []
-
-
-def _keep(frame: _Frame) -> None:
-    _kept[:] = [frame]
-
-
-def _check_kept(unit: _Unit) -> list[Problem]:
-    return _check_unit(_kept[0], unit)
-
-
-def _check_unit(frame: _Frame, unit: _Unit) -> list[Problem]:
-    found = [problem for name in unit.files for problem in _check_file(frame, name)]
-    named = {problem.file for problem in found}
-    return found + [problem for problem in (_check_episode(frame, unit.record) if unit.record else ()) if problem.file not in named]
-
-
-def _check_file(frame: _Frame, name: str) -> Iterator[Problem]:
-    """Compare a file with its line in the manifest."""
-    if frame.told is None or name not in frame.told:
-        return
-    file, entry = frame.root / name, frame.told[name]
-    kind, wrong = _difference(file, entry)
-    if kind:
-        yield Problem(name, frame.places.episode(name), f"{file} {wrong}: {_RESTORE}", frame.places.affects(name), kind)
-
-
-def _difference(file: Path, entry: Mapping[str, Any]) -> tuple[str, str]:
-    try:
-        size = file.stat().st_size
-        if size < entry["size"]:
-            return "truncated", f"is truncated, {size} of {entry['size']} bytes are left"
-        if size > entry["size"]:
-            return "altered", f"is altered, it has {size} bytes where {entry['size']} were written"
-        return ("altered", "is altered, its bytes are not what was written") if file_sha256(file) != entry["sha256"] else ("", "")
-    except FileNotFoundError:
-        return "missing", "is missing"
-    except OSError as error:
-        return "altered", f"cannot be read ({error.strerror})"
-
-
-def _check_episode(frame: _Frame, record: Mapping[str, Any]) -> Iterator[Problem]:
-    """Decode an episode's arrays and compare them with the hashes in its commit record."""
-    part, slot, episode = int(record["part"]), int(record["slot"]), int(record["episode"])
-    for name in record["sha256"]:
-        file = array_path(frame.root, part, name) / "zarr.json"
-        try:
-            array = open_array(frame.root, part, name)
-            file = shard_path(frame.root, part, name, slot, array.array.ndim)
-            read_slot(frame.root, array, record, name, 0, int(record["length"]) + (name in (FRAMES, STATE)), check=True)
-        except DatasetError as error:
-            kind = "altered" if file.exists() else "missing"
-            message = str(error).removeprefix(f"episode {episode}: ")
-            yield Problem(file.relative_to(frame.root).as_posix(), episode, message, f"episode {episode}", kind)

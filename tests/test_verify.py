@@ -21,7 +21,8 @@ from worldsim.datasets.layout import FRAMES, canonical_json, commit_path, shard_
 from worldsim.datasets.plan import make_plan
 from worldsim.datasets.reader import EpisodeReader
 from worldsim.datasets.seal import SEAL, check_seal, file_sha256, seal
-from worldsim.datasets.verify import Problem, main, verify
+from worldsim.datasets.units import Problem
+from worldsim.datasets.verify import main, verify
 from worldsim.datasets.writer import EpisodeWriter, create_dataset, make_spec
 from worldsim.episode import Episode
 from worldsim.rollout import EpisodeJob
