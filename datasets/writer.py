@@ -352,12 +352,19 @@ def _name_plan(root: Path, plan: Plan) -> None:
 
 
 def _create_parts(root: Path, spec: DatasetSpec, plan: Plan, numbers: Sequence[int]) -> None:
+    """Make empty parts, their metadata one file after another; what a process that died left of one is swept away."""
     for number in numbers:
-        part = plan.parts[number]
-        group = zarr.create_group(root / "parts" / part_name(number), overwrite=True, zarr_format=3)
+        part, folder = plan.parts[number], root / "parts" / part_name(number)
         (root / "commits" / part_name(number)).mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+        store: dict[str, Any] = {}
+        group = zarr.create_group(MemoryStore(store), zarr_format=3)
         for array in arrays_of(spec, part.horizon):
             _create_array(group, array, part.count)
+        for name, data in sorted(store.items()):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(folder / name, data.to_bytes())
 
 
 def _create_array(group: zarr.Group, spec: ArraySpec, slots: int) -> None:
