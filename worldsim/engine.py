@@ -15,7 +15,7 @@ from worldsim.contexts import Context, Contexts
 from worldsim.model import WorldModel
 from worldsim.networks import check_compile, check_precision
 from worldsim.simulator import Simulator, State, TensorStep
-from worldsim.spec import Sampling, WorldSpec
+from worldsim.spec import OASIS, Sampling, WorldSpec
 
 
 class World(Protocol):
@@ -84,9 +84,9 @@ def open_world(
         ValueError: There is no such world or device, its files are damaged, the number of steps or the precision is out of its range,
             or there is nothing to compile with.
     """
-    from worldsim import oasis
+    if name == OASIS:
+        from worldsim import oasis
 
-    if name == oasis.NAME:
         check_precision(precision)
         check_compile(compile, torch.device(device))
         if precision != "fp32" or compile:

@@ -17,6 +17,8 @@ from worldsim.spaces import space_from_json, space_to_json
 FORMAT = "worldsim-world"
 VERSION = "1.0"
 FILE = "world.json"
+OASIS = "oasis-500m"
+"""Name of the world that ``worldsim.oasis`` runs; here, so that other worlds need not import it."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from worldsim.oasis.dit import OasisDiT
 from worldsim.oasis.rotary import pixel_frequencies, time_frequencies
 from worldsim.oasis.vae import OasisVAE
+from worldsim.spec import OASIS
 
-NAME = "oasis-500m"
+NAME = OASIS
 REPOSITORY = "Etched/oasis-500m"
 FILES = ("oasis500m.safetensors", "vit-l-20.safetensors")
 """Denoiser and autoencoder, as the Hub repository names them."""
