@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     traceback = "--traceback" in args
     args = [arg for arg in args if arg != "--traceback"]
     try:
-        return _dispatch(args)
+        code = _dispatch(args)
+        sys.stdout.flush()  # here, where a closed pipe is answered
     except KeyboardInterrupt:
         print("worldsim: interrupted", file=sys.stderr)
         return 130
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"worldsim: error: {_sentence(error)}", file=sys.stderr)
         return 2
+    return code
 
 
 def _end(*_: object) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ def _cached_latents(
     latents = np.concatenate([encode_frames(tokenizer, store[i].frames, device) for i in episodes])
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.stem}.partial.npy")
+        partial = file.with_name(f"{file.stem}.{os.getpid()}.partial.npy")  # each process its own
         np.save(partial, latents, allow_pickle=False)
         partial.replace(file)
     return latents
