@@ -65,7 +65,7 @@ class Rows:
         conditioning: See ``Starts``.
         observation: ``frame`` or ``latent``.
         precision: ``fp32``, or ``bf16`` for networks that are faster where the processor has it, and a little less exact.
-        compile: Compile the dynamics: up to a minute at the first step, then the same but for rounding; it pays in large batches.
+        compile: Compile the dynamics: up to a minute at the first step, then the same but for rounding; measure whether it pays.
 
     Raises:
         ValueError: The world cannot be loaded, or an argument is out of its range.

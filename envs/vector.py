@@ -47,7 +47,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
         observation: ``frame`` for ``(H, W, 3)`` uint8, or ``latent`` for ``(C, h, w)`` float32, which costs no decoding.
         precision: ``fp32``, or ``bf16`` for networks that are faster where the processor has it, and a little less exact.
-        compile: Compile the dynamics: up to a minute at the first step, then the same but for rounding; it pays in large batches.
+        compile: Compile the dynamics: up to a minute at the first step, then the same but for rounding; measure whether it pays.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
 
     Raises:

@@ -46,7 +46,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
         observation: ``frame`` or ``latent``; latents cost no decoding, and ``render`` still shows frames.
         precision: ``fp32``, or ``bf16`` for networks that are faster where the processor has it, and a little less exact.
-        compile: Compile the dynamics: up to a minute at the first step, then the same but for rounding; it pays in large batches.
+        compile: Compile the dynamics: up to a minute at the first step, then the same but for rounding; measure whether it pays.
 
     Raises:
         ValueError: The world cannot be loaded, or an argument is out of its range.

@@ -130,7 +130,7 @@ class Simulator:
         precision: ``fp32``, or ``bf16`` for faster networks where the processor has it. Latents, embeddings, attention over time and
             states stay in the world's own type, so a state may go on in either.
         compile: Compile the dynamics (``torch.compile``): up to a minute at the first step of a batch size, then the same but for
-            rounding. It pays in large batches.
+            rounding; measure whether it pays.
         in_place: Write each frame into the ring of the state that is stepped, which must not be used again: saves a copy of the ring.
 
     Raises:
