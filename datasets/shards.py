@@ -1,7 +1,7 @@
-"""Read an episode's slot straight from its file: every byte is checked, and a chunk that is not there is an error, not zeros.
+"""An episode's slot straight from its file and to it: every byte is checked, and a chunk that is not there is an error, not zeros.
 
-Zarr gives the fill value for what is missing, and spends most of a short read on scheduling. The files are plain Zarr v3 all the
-same: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
+Zarr gives the fill value for what is missing, and spends most of a short read or write on scheduling. The files are plain Zarr v3
+all the same, byte by byte what Zarr writes: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 _ABSENT = np.uint64(2**64 - 1)
 _ENTRY = 16  # bytes of an index entry: offset and length
 _CRC = 4
-_ZSTD = Zstd()
+_ZSTD = Zstd(level=1)
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,24 @@ class SlotLayout:
                 out[i] = self._decode(_read(handle, *places[i]) if places else handle.read())
         return out.reshape(-1, *self.row)[start - first * self.chunk : stop - first * self.chunk]
 
+    def encode(self, values: NDArray[Any]) -> bytes:
+        """Return the bytes of a slot's file that holds time steps ``values (n, *row)``, at least one.
+
+        Chunks behind the last step are absent; what a chunk holds behind it is zero.
+        """
+        made = [self._encode(values[start : start + self.chunk]) for start in range(0, len(values), self.chunk)]
+        if not self.chunks:
+            return made[0]
+        index = np.full((self.chunks, 2), _ABSENT, "<u8")
+        index[: len(made), 1] = [len(data) for data in made]
+        index[: len(made), 0] = np.cumsum(index[: len(made), 1]) - index[: len(made), 1]
+        return b"".join((*made, _sum_added(index.tobytes())))
+
+    def _encode(self, values: NDArray[Any]) -> bytes:
+        if len(values) < self.chunk:
+            values = np.concatenate((values, np.zeros((self.chunk - len(values), *self.row), self.dtype)))  # (chunk, *row)
+        return _sum_added(_ZSTD.encode(np.ascontiguousarray(values, self.dtype)))
+
     def _places(self, handle: BinaryIO) -> list[tuple[int, int]]:
         """Return offset and length of every chunk, from the index at the end of a shard; empty where the file is no shard."""
         if not self.chunks:
@@ -83,6 +101,10 @@ def _checked(data: bytes) -> bytes:
     if len(data) < _CRC or google_crc32c.value(data[:-_CRC]) != int.from_bytes(data[-_CRC:], "little"):
         raise ValueError("a checksum is wrong")
     return data[:-_CRC]
+
+
+def _sum_added(data: bytes) -> bytes:
+    return data + google_crc32c.value(data).to_bytes(_CRC, "little")
 
 
 def slot_layout(metadata: Mapping[str, Any]) -> SlotLayout | None:

@@ -16,7 +16,6 @@ import numpy as np
 import zarr
 from gymnasium import Space
 from numpy.typing import NDArray
-from zarr.buffer.cpu import Buffer
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
@@ -49,6 +48,7 @@ from worldsim.datasets.plan import Plan, make_plan, plan_from_json
 from worldsim.datasets.provenance import provenance
 from worldsim.datasets.reader import read_attributes
 from worldsim.datasets.seal import seal
+from worldsim.datasets.shards import SlotLayout, slot_layout
 from worldsim.episode import Episode
 from worldsim.rollout import EpisodeJob
 from worldsim.spaces import is_integer, row_size, space_to_json
@@ -135,7 +135,7 @@ class EpisodeWriter:
         world = (attributes.get("source") or {}).get("checkpoint") or {}
         self._made = {**provenance(), "plan": self.plan.sha256(), "world": world.get("sha256", ""), "licence": attributes["licence"]}
         self._stamp = _stamp(self.root / "plan.json")
-        self._arrays: dict[tuple[int, str], tuple[Any, dict[str, Any]]] = {}
+        self._layouts: dict[tuple[int, str], SlotLayout] = {}
 
     def is_done(self, episode: int, *, attempts: int | None = None) -> bool:
         """Whether the episode is committed already; one that failed is not done until it was tried ``attempts`` times."""
@@ -210,28 +210,26 @@ class EpisodeWriter:
     def _write_array(self, part: int, slot: int, name: str, values: NDArray[Any]) -> str:
         """Write one array of an episode, all the way to the disk, and return its hash.
 
-        Zarr makes the file's bytes in memory: nothing of a former attempt is read, and the file appears whole.
+        The file's bytes are made in memory: nothing of a former attempt is read, and the file appears whole.
         """
-        array, store = self._array(part, name)
-        file = shard_path(self.root, part, name, slot, array.ndim)
-        values = values.astype(array.dtype, copy=False)
-        array[slot, : len(values)] = values
-        made = store.pop(file.name, None)
-        if made is None:
+        layout = self._layout(part, name)
+        file = shard_path(self.root, part, name, slot, 2 + len(layout.row))
+        values = values.astype(layout.dtype, copy=False)
+        if len(values):
+            write_bytes(file, layout.encode(values))
+        else:
             file.unlink(missing_ok=True)
             sync_folder(file.parent)
-        else:
-            write_bytes(file, made.to_bytes())
         return sha256_array(values)
 
-    def _array(self, part: int, name: str) -> tuple[Any, dict[str, Any]]:
-        if (part, name) not in self._arrays:
-            about = (array_path(self.root, part, name) / "zarr.json").read_bytes()
-            store: dict[str, Any] = {"zarr.json": Buffer.from_bytes(about)}
-            array = zarr.open_array(MemoryStore(store), mode="r+", zarr_format=3)
-            # An all-zero chunk must be a file: a missing file is the sign of lost data.
-            self._arrays[part, name] = array.with_config({"write_empty_chunks": True, "order": "C"}), store
-        return self._arrays[part, name]
+    def _layout(self, part: int, name: str) -> SlotLayout:
+        if (part, name) not in self._layouts:
+            file = array_path(self.root, part, name) / "zarr.json"
+            layout = slot_layout(read_json(file))
+            if layout is None:
+                raise DatasetError(f"{file} is not as this release writes arrays: go on with the release that made the dataset")
+            self._layouts[part, name] = layout
+        return self._layouts[part, name]
 
 
 def read_plan(root: Path) -> Plan:
