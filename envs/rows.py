@@ -64,6 +64,7 @@ class Rows:
         context: See ``Starts``.
         conditioning: See ``Starts``.
         observation: ``frame`` or ``latent``.
+        latents: Whether ``latents`` are kept beside frames.
         precision: ``fp32``, or ``bf16`` for networks that are faster where the processor has it, and a little less exact.
         compile: Compile the dynamics: up to a minute at the first step, then the same but for rounding; measure whether it pays.
 
@@ -82,6 +83,7 @@ class Rows:
         context: Any,
         conditioning: Mapping[str, Any] | None,
         observation: str = "frame",
+        latents: bool = False,
         precision: str = "fp32",
         compile: bool = False,
     ) -> None:
@@ -99,6 +101,8 @@ class Rows:
         self.space = _space(model, latent=self.latent)
         self.state: State | None = None
         self.observations = torch.zeros((count, *self.space.shape), dtype=torch.float32 if self.latent else torch.uint8, device=self.device)
+        self.latents = torch.zeros((count, *model.tokenizer.latent_shape), device=self.device) if latents else None
+        """Latents ``(B, C, h, w)`` float32 of the newest frames, where they were asked for."""
         self.labels = torch.zeros(count, len(self.spec.state_names), device=self.device)
         self.elapsed = torch.zeros(count, dtype=torch.int64, device=self.device)
         self.over = np.ones(count, np.bool_)
@@ -143,6 +147,7 @@ class Rows:
         state, labels = self.simulator.begin([start.context for start in starts], [start.seed for start in starts])
         observations = torch.cat([self._observe(start) for start in starts])
         self._put(rows, state, observations, torch.from_numpy(labels).to(self.device), torch.zeros_like(self.elapsed[: len(rows)]))
+        self._put_latents(rows)
         self.over[list(rows)] = False
         for row, generator in zip(rows, generators, strict=True):
             self.generators[row] = generator
@@ -156,6 +161,8 @@ class Rows:
         newest = made.latents.float() if self.latent else made.frames
         finite = made.finite.clone()
         self.observations = torch.where(finite[:, None, None, None], newest, self.observations)
+        if self.latents is not None:
+            self.latents = torch.where(finite[:, None, None, None], made.latents.float(), self.latents)
         self.labels = torch.where(finite[:, None], made.state.float(), self.labels)
         self.elapsed = self.elapsed + 1
         terminated = finite & (made.end > 0.5)
@@ -203,6 +210,7 @@ class Rows:
             raise ValueError(f"rows {list(rows)} cannot be restored before the first reset: call reset() first, or restore all rows")
         index = self._index(source)
         self._put(rows, snapshot.state.take(source), snapshot.observations[index], snapshot.labels[index], snapshot.elapsed[index])
+        self._put_latents(rows)
         self.over[list(rows)] = snapshot.over[source]
         for row, origin in zip(rows, source, strict=True):
             if (bits := snapshot.generators[origin]) is not None:
@@ -221,6 +229,14 @@ class Rows:
         self.labels = self.labels.index_copy(0, index, labels)
         self.elapsed = self.elapsed.index_copy(0, index, elapsed)
 
+    @torch.no_grad()
+    def _put_latents(self, rows: Sequence[int]) -> None:
+        """Have the latents of ``rows`` be those of what they observe now; each on its own, so a row does not depend on the others."""
+        if self.latents is None:
+            return
+        index = self._index(rows)
+        self.latents = self.latents.index_copy(0, index, torch.cat([self._encode(one[None]) for one in self.observations[index]]))
+
     def _index(self, rows: Sequence[int]) -> Tensor:
         return torch.as_tensor(list(rows), dtype=torch.int64, device=self.device)
 
@@ -228,7 +244,14 @@ class Rows:
     def _observe(self, start: Start) -> Tensor:
         """Return the start's last frame as an observation ``(1, ...)``; each on its own, so a row does not depend on the others."""
         frame = torch.tensor(start.context.frames[-1:], device=self.device)  # (1, H, W, 3)
-        return self.model.tokenizer.encode(to_model(frame).to(self.model.dtype)).float() if self.latent else frame
+        return self._encode(frame) if self.latent else frame
+
+    def _encode(self, observation: Tensor) -> Tensor:
+        """Return observations as latents ``(N, C, h, w)`` float32."""
+        if observation.dtype != torch.uint8:
+            return observation
+        latents: Tensor = self.model.tokenizer.encode(to_model(observation).to(self.model.dtype)).float()  # (N, C, h, w)
+        return latents
 
 
 def to_host(values: Tensor) -> NDArray[Any]:

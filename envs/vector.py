@@ -46,6 +46,8 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         context: Where episodes start unless a reset says otherwise; None draws one of the world's own for each.
         conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
         observation: ``frame`` for ``(H, W, 3)`` uint8, or ``latent`` for ``(C, h, w)`` float32, which costs no decoding.
+        latents: Whether infos hold, beside the frame of each row, its ``"latent"`` ``(C, h, w)`` float32: what the world made and the
+            frame was decoded from; at a start, the frame encoded.
         precision: ``fp32``, or ``bf16`` for networks that are faster where the processor has it, and a little less exact.
         compile: Compile the dynamics: up to a minute at the first step, then the same but for rounding; measure whether it pays.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
@@ -69,6 +71,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         context: Any = None,
         conditioning: Mapping[str, Any] | None = None,
         observation: str = "frame",
+        latents: bool = False,
         precision: str = "fp32",
         compile: bool = False,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
@@ -85,6 +88,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
             context=context,
             conditioning=conditioning,
             observation=observation,
+            latents=latents,
             precision=precision,
             compile=compile,
         )
@@ -119,7 +123,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         for row, info in self.batch.reset(seed, options).items():
             infos = self._add_info(infos, info, row)
         self._show()
-        return to_host(self.rows.observations), infos
+        return to_host(self.rows.observations), infos | self._latents()
 
     def step(self, actions: Actions) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Move every row one frame on.
@@ -197,7 +201,13 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
                 infos = self._add_info(infos, {"truncation_reason": self.batch.info(taken, row)["truncation_reason"]}, row)
         for row, info in taken.started.items():
             infos = self._add_info(infos, info, row)
-        return infos
+        return infos | self._latents()
+
+    def _latents(self) -> dict[str, Any]:
+        """Return the part of infos that holds the latents of all rows."""
+        if self.rows.latents is None:
+            return {}
+        return {"latent": to_host(self.rows.latents), "_latent": np.ones(self.num_envs, np.bool_)}
 
     def _show(self) -> None:
         if self._window is not None:

@@ -45,6 +45,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         context: Where episodes start unless a reset says otherwise; see ``reset``. None draws one of the world's own.
         conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
         observation: ``frame`` or ``latent``; latents cost no decoding, and ``render`` still shows frames.
+        latents: Whether ``info["latent"]`` holds, beside the frame, what it was decoded from; at a start, the frame encoded.
         precision: ``fp32``, or ``bf16`` for networks that are faster where the processor has it, and a little less exact.
         compile: Compile the dynamics: up to a minute at the first step, then the same but for rounding; measure whether it pays.
 
@@ -65,6 +66,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         context: Any = None,
         conditioning: Mapping[str, Any] | None = None,
         observation: str = "frame",
+        latents: bool = False,
         precision: str = "fp32",
         compile: bool = False,
     ) -> None:
@@ -75,6 +77,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
             "context": context,
             "conditioning": conditioning,
             "observation": observation,
+            "latents": latents,
             "precision": precision,
             "compile": compile,
         }
@@ -104,7 +107,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         super().reset(seed=seed)
         (info,) = self.rows.reset([0], [self.np_random], [options])
         self._show()
-        return to_host(self.rows.observations[0]), info
+        return to_host(self.rows.observations[0]), info | self._latents()
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Move one frame on.
@@ -118,7 +121,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         row = action_row(self.action_space, action)
         out = self.rows.step(torch.from_numpy(to_features(self.action_space, row[None])))
         self._show()
-        info: dict[str, Any] = {"state": self.rows.labelled(out.labels, [0])[0]}
+        info: dict[str, Any] = {"state": self.rows.labelled(out.labels, [0])[0], **self._latents()}
         if not out.finite.item():
             info["truncation_reason"] = NOT_FINITE
         return to_host(out.observations[0]), float(out.rewards.item()), bool(out.terminated.item()), bool(out.truncated.item()), info
@@ -177,6 +180,9 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
             raise ValueError(f"actions of {space} have no names: only those of a Discrete space do")
         names = {int(value): str(name).upper() for name, value in self.world_spec.keys.items()}
         return [names.get(number, f"ACTION {number}") for number in range(int(space.start), int(space.start + space.n))]
+
+    def _latents(self) -> dict[str, Any]:
+        return {} if self.rows.latents is None else {"latent": to_host(self.rows.latents[0])}
 
     def _show(self) -> None:
         if self._window is not None:

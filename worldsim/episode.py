@@ -40,7 +40,7 @@ class Episode:
     """T steps and T + 1 frames.
 
     Attributes:
-        frames: ``(T + 1, H, W, 3)`` uint8.
+        frames: ``(T + 1, H, W, 3)`` uint8; ``(T + 1, 0, 0, 3)`` where latents were recorded instead.
         actions: ``(T, A)`` float32 or int64, as ``worldsim.spaces.to_rows`` lays them out.
         rewards: ``(T,)`` float32.
         terminated: ``(T,)`` bool.
@@ -53,6 +53,8 @@ class Episode:
         params: Whatever else describes how the episode was made; JSON types only.
         status: ``ok``, ``rejected`` or ``failed``.
         reason: Why it was rejected or failed; empty for ``ok``.
+        latents: ``(T + 1, C, h, w)`` float16, what a learned world decoded its frames from; None where they were not recorded.
+            The first is the start's last frame as the world's tokenizer encodes it.
     """
 
     frames: NDArray[np.uint8]
@@ -68,6 +70,7 @@ class Episode:
     params: Mapping[str, Any] = field(default_factory=dict)
     status: str = "ok"
     reason: str = ""
+    latents: NDArray[np.float16] | None = None
 
     def __len__(self) -> int:
         """Number of steps T."""

@@ -22,6 +22,10 @@ from worldsim.spaces import to_row
 from worldsim.types import Actions, Frames, Observation, Policy
 
 
+LATENTS = ("none", "beside", "instead")
+"""What can be recorded of a learned world's latents: nothing, latents beside frames, or latents and no frames."""
+
+
 @dataclass(frozen=True)
 class EpisodeJob:
     """One episode to record, fixed before it runs.
@@ -95,6 +99,7 @@ def rollout(
     jobs: Sequence[EpisodeJob],
     *,
     state_names: Sequence[str] = (),
+    latents: str = "none",
     on_step: Callable[[int], None] | None = None,
 ) -> list[Episode]:
     """Record one group of episodes as one batch.
@@ -102,39 +107,47 @@ def rollout(
     ``frames[t + 1]`` is what ``actions[t]`` led to. With fewer jobs than rows, the last job fills the batch and is recorded once.
 
     Args:
-        env: B rows whose observation is the frame, ``(B, H, W, 3)`` uint8, with autoreset disabled.
+        env: B rows whose observation is the frame, ``(B, H, W, 3)`` uint8, with autoreset disabled; as ``latents`` says, it gives
+            latents ``(B, C, h, w)`` too.
         policy: Drives all rows; ``RowPolicies`` combines several.
         jobs: 1 to B episodes.
         state_names: Names of the labelled state to record from ``infos["state"]``.
+        latents: ``none``; ``beside``: also record ``infos["latent"]``; ``instead``: the observation is the latent, no frame is made,
+            and policies see frames ``(B, 0, 0, 3)``.
         on_step: Called after every step with the number of frames recorded by it.
 
     Returns:
         One episode a job, in order.
 
     Raises:
-        ValueError: There are no jobs or too many, a job's options do not fit the environment, or observations are no frames.
+        ValueError: There are no jobs or too many, a job's options do not fit the environment, or observations are no frames or latents.
     """
+    if latents not in LATENTS:
+        raise ValueError(f"latents={latents!r} is unknown: use {', '.join(LATENTS)}")
     if not 1 <= len(jobs) <= env.num_envs:
         raise ValueError(f"{len(jobs)} jobs do not fit an environment of {env.num_envs} rows: give 1 to {env.num_envs}")
     rows = [*jobs, *[jobs[-1]] * (env.num_envs - len(jobs))]
     seeds = [job.seed for job in rows]
-    frames, infos = reset(env, seeds=seeds, options=_reset_options(env, rows))
-    tapes = [_Tape(job, frames[b], _state(infos, b, state_names), row_info(infos, b)) for b, job in enumerate(rows)]
+    observed, infos = reset(env, seeds=seeds, options=_reset_options(env, rows))
+    seen = _Seen.of(observed, infos, latents)
+    tapes = [_Tape(job, seen.row(b), _state(infos, b, state_names), row_info(infos, b)) for b, job in enumerate(rows)]
     first = np.ones(env.num_envs, dtype=np.bool_)
     state = _state_arrays(infos, state_names, env.num_envs)
     while any(tape.live for tape in tapes[: len(jobs)]):
-        actions = policy.act(Observation(_checked(frames), state, first, np.asarray(seeds, dtype=np.int64)))
-        frames, rewards, terminated, truncated, infos = env.step(actions)
+        actions = policy.act(Observation(seen.frames, state, first, np.asarray(seeds, dtype=np.int64)))
+        observed, rewards, terminated, truncated, infos = env.step(actions)
+        seen = _Seen.of(observed, infos, latents)
         recorded = 0
         for b, action in enumerate(iterate_actions(env.single_action_space, actions)):
             if tapes[b].live:
                 recorded += b < len(jobs)
                 row = to_row(env.single_action_space, action)
-                tapes[b].add(row, frames[b], rewards[b], terminated[b], truncated[b], _state(infos, b, state_names), row_info(infos, b))
+                tapes[b].add(row, seen.row(b), rewards[b], terminated[b], truncated[b], _state(infos, b, state_names), row_info(infos, b))
         state = _state_arrays(infos, state_names, env.num_envs)
         first = np.asarray(terminated | truncated, dtype=np.bool_)
         if first.any() and any(tape.live for tape in tapes[: len(jobs)]):
-            frames, infos = reset(env, seeds=seeds, options=_reset_options(env, rows, first))
+            observed, infos = reset(env, seeds=seeds, options=_reset_options(env, rows, first))
+            seen = _Seen.of(observed, infos, latents)
             fresh = _state_arrays(infos, state_names, env.num_envs)
             state = {name: np.where(first, fresh[name], state[name]) for name in state_names}
         if on_step is not None:
@@ -158,12 +171,35 @@ def row_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
     return out
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """The newest frames ``(B, H, W, 3)``, ``(B, 0, 0, 3)`` without, and latents ``(B, C, h, w)`` float16, None without."""
+
+    frames: Frames
+    latents: NDArray[np.float16] | None
+
+    @staticmethod
+    def of(observed: Any, infos: Mapping[str, Any], latents: str) -> _Seen:
+        """Take apart what an environment gave."""
+        if latents == "none":
+            return _Seen(_checked(observed), None)
+        if latents == "beside":
+            return _Seen(_checked(observed), _checked_latents(infos.get("latent")))
+        return _Seen(np.zeros((len(observed), 0, 0, 3), dtype=np.uint8), _checked_latents(observed))
+
+    def row(self, b: int) -> tuple[Frames, NDArray[np.float16] | None]:
+        """Return copies of row ``b``."""
+        return np.array(self.frames[b]), None if self.latents is None else np.array(self.latents[b])
+
+
 class _Tape:
     """What one row has recorded so far."""
 
-    def __init__(self, job: EpisodeJob, frame: Frames, state: NDArray[np.float32], info: Mapping[str, Any]) -> None:
+    def __init__(
+        self, job: EpisodeJob, seen: tuple[Frames, NDArray[np.float16] | None], state: NDArray[np.float32], info: Mapping[str, Any]
+    ) -> None:
         self.job = job
-        self.frames = [np.array(frame)]
+        self.seen = [seen]
         self.states = [state]
         self.actions: list[NDArray[Any]] = []
         self.rewards: list[float] = []
@@ -172,11 +208,12 @@ class _Tape:
         self.conditioning = _conditioning(info.get("conditioning"), job.conditioning)
         self.status, self.reason, self.live = "ok", "", True
         self._check(state, "state")
+        self._check_latent()
 
     def add(
         self,
         action: NDArray[Any],
-        frame: Frames,
+        seen: tuple[Frames, NDArray[np.float16] | None],
         reward: float,
         terminated: bool,
         truncated: bool,
@@ -184,7 +221,7 @@ class _Tape:
         info: Mapping[str, Any],
     ) -> None:
         self.actions.append(action)
-        self.frames.append(np.array(frame))
+        self.seen.append(seen)
         self.states.append(state)
         self.rewards.append(float(reward))
         self.terminated.append(bool(terminated))
@@ -194,7 +231,12 @@ class _Tape:
             self.status, self.reason = "rejected", str(info["truncation_reason"])
         self._check(np.asarray(reward), "reward")
         self._check(state, "state")
+        self._check_latent()
         self.live = self.live and not (self.terminated[-1] or self.truncated[-1])
+
+    def _check_latent(self) -> None:
+        if (latent := self.seen[-1][1]) is not None:
+            self._check(latent, "latent as float16")
 
     def _check(self, values: NDArray[Any], what: str) -> None:
         if not np.isfinite(values).all():
@@ -203,7 +245,7 @@ class _Tape:
     def episode(self) -> Episode:
         width = len(self.actions[0]) if self.actions else 0
         return Episode(
-            frames=np.stack(self.frames),
+            frames=np.stack([frame for frame, _ in self.seen]),
             actions=np.stack(self.actions) if self.actions else np.zeros((0, width), dtype=np.float32),
             rewards=np.asarray(self.rewards, dtype=np.float32),
             terminated=np.asarray(self.terminated, dtype=np.bool_),
@@ -216,6 +258,7 @@ class _Tape:
             params=self.job.params,
             status=self.status,
             reason=self.reason,
+            latents=np.stack([latent for _, latent in self.seen if latent is not None]) if self.seen[0][1] is not None else None,
         )
 
 
@@ -250,6 +293,14 @@ def _checked(frames: Any) -> Frames:
         what = f"{frames.dtype} of shape {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
         raise ValueError(f"observations are {what}, not frames (B, H, W, 3) uint8: record the environment through worldsim/Gym-v0")
     return frames
+
+
+def _checked_latents(latents: Any) -> NDArray[np.float16]:
+    if not isinstance(latents, np.ndarray) or latents.dtype != np.float32 or latents.ndim != 4:
+        what = f"{latents.dtype} of shape {latents.shape}" if isinstance(latents, np.ndarray) else type(latents).__name__
+        raise ValueError(f"latents are {what}, not (B, C, h, w) float32: only a learned world has them, record others by 'latents=none'")
+    with np.errstate(over="ignore"):  # an episode whose latents do not fit is told to have failed
+        return latents.astype(np.float16)
 
 
 def _state_arrays(infos: Mapping[str, Any], names: Sequence[str], size: int) -> dict[str, NDArray[np.float32]]:
