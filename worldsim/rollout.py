@@ -21,7 +21,6 @@ from worldsim.episode import Conditioning, Episode
 from worldsim.spaces import to_row
 from worldsim.types import Actions, Frames, Observation, Policy
 
-
 LATENTS = ("none", "beside", "instead")
 """What can be recorded of a learned world's latents: nothing, latents beside frames, or latents and no frames."""
 
