@@ -15,7 +15,7 @@ from rich.console import Console
 
 from worldsim.datasets.finalize import finalize
 from worldsim.datasets.launch import find_launcher
-from worldsim.datasets.layout import DatasetError, DatasetSpec, sweep
+from worldsim.datasets.layout import DatasetError, DatasetSpec, LatentSpec, sweep
 from worldsim.datasets.lock import job_lock
 from worldsim.datasets.plan import Plan
 from worldsim.datasets.preview import contact_sheet, preview_video
@@ -24,6 +24,7 @@ from worldsim.datasets.reader import EpisodeReader, read_commits
 from worldsim.datasets.work import Recipe, Task, make_env
 from worldsim.datasets.writer import create_dataset, write_error
 from worldsim.rollout import reset, row_info
+from worldsim.types import Observation
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Probe:
         action_space: Space of one action.
         state_names: Names of its labelled state.
         checkpoint: What a learned world says of its weights (``metadata["checkpoint"]``: name, sha256); empty for a simulator.
+        latents: What latents episodes will hold by the recipe; None for none.
+        observation: What a policy saw, ``(1, ...)``; without frames where latents are recorded instead.
     """
 
     frame_size: tuple[int, int]
@@ -43,6 +46,8 @@ class Probe:
     action_space: Space[Any]
     state_names: tuple[str, ...]
     checkpoint: Mapping[str, Any]
+    latents: LatentSpec | None
+    observation: Observation
 
 
 def probe(recipe: Recipe, *, seed: int, options: dict[str, Any] | None = None) -> Probe:
@@ -51,7 +56,7 @@ def probe(recipe: Recipe, *, seed: int, options: dict[str, Any] | None = None) -
     Raises:
         ValueError: It cannot be made, or its observations are no frames.
     """
-    env = make_env(replace(recipe, rows=1))
+    env = make_env(replace(recipe, rows=1, latents="none" if recipe.latents == "none" else "beside"))
     try:
         frames, infos = reset(env, seeds=[seed], options=options)
         if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
@@ -60,9 +65,11 @@ def probe(recipe: Recipe, *, seed: int, options: dict[str, Any] | None = None) -
                 "record it by 'source=gym source.id=...'"
             )
         fps = env.metadata.get("render_fps") or 30.0
-        names = tuple(row_info(infos, 0).get("state", {}))
-        size = (frames.shape[1], frames.shape[2])
-        return Probe(size, float(fps), env.single_action_space, names, dict(env.metadata.get("checkpoint") or {}))
+        info, size = row_info(infos, 0), (frames.shape[1], frames.shape[2])
+        state = {name: np.array([value], dtype=np.float32) for name, value in info.get("state", {}).items()}
+        seen = Observation(frames[:, :0, :0] if recipe.latents == "instead" else frames, state, np.ones(1, np.bool_), np.array([seed]))
+        latents = None if recipe.latents == "none" else LatentSpec(recipe.latents, info["latent"].shape)
+        return Probe(size, float(fps), env.single_action_space, tuple(state), dict(env.metadata.get("checkpoint") or {}), latents, seen)
     except gym.error.Error as error:
         raise DatasetError(f"environment {recipe.env!r} cannot be reset: {error}") from error
     finally:
@@ -151,7 +158,7 @@ def close_run(path: Path | str, meter: Meter, console: Console, *, preview: bool
     """
     root = Path(path)
     records = read_commits(root)
-    store = EpisodeReader(root)
+    store = EpisodeReader(root, decode=True)
     if not len(store):
         raise DatasetError(f"none of the {len(records)} episodes in {root} is usable; the first reason: {records[0]['reason']}")
     files = []

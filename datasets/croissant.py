@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from worldsim.datasets.expect import expected_arrays
-from worldsim.datasets.layout import VERSION, ArraySpec, read_json
+from worldsim.datasets.layout import ArraySpec, read_json
 from worldsim.datasets.reader import read_attributes
 from worldsim.datasets.seal import file_sha256
 
@@ -72,6 +72,7 @@ _COLUMNS = {  # of a commit record: Croissant type and meaning
 }
 _MEANING = {
     "observation/images/main": "Frames, RGB",
+    "observation/latent": "What the world decoded its frames from",
     "observation/state": "Labelled state in physical units",
     "action": "action[t] takes frame[t] to frame[t + 1]",
     "reward": "reward[t] belongs to action[t]",
@@ -107,7 +108,7 @@ def croissant(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "name": attributes["name"],
         "description": (
             f"{summary['episodes']} episodes, {summary['frames']} frames of {width} x {height} pixels at {attributes['fps']:g} a second, "
-            f"with actions, rewards, endings and labelled state, in worldsim's dataset layout v{VERSION} (Zarr v3)."
+            f"with actions, rewards, endings and labelled state, in worldsim's dataset layout v{attributes['version']} (Zarr v3)."
         ),
         "license": _licence(attributes["licence"]),
         "url": "./",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from worldsim.datasets.layout import ArraySpec, DatasetError, DatasetSpec, arrays_of
+from worldsim.datasets.layout import ArraySpec, DatasetError, DatasetSpec, LatentSpec, arrays_of
 
 
 def expected_arrays(attributes: Mapping[str, Any], horizon: int) -> list[ArraySpec]:
@@ -28,7 +28,23 @@ def expected_arrays(attributes: Mapping[str, Any], horizon: int) -> list[ArraySp
             licence="",
             root_seed=0,
             generator={},
+            latents=latents_of(attributes),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"zarr.json: attribute {error} of the dataset is missing or damaged: restore it from a copy") from error
     return arrays_of(spec, horizon)
+
+
+def latents_of(attributes: Mapping[str, Any]) -> LatentSpec | None:
+    """Return what latents the dataset holds; None where there are none, as in all of version 1.0.
+
+    Raises:
+        ValueError: The attributes are damaged.
+    """
+    told = attributes.get("latents")
+    if told is None:
+        return None
+    channels, height, width = told["shape"]
+    if told["kept"] not in ("beside", "instead"):
+        raise ValueError(f"latents.kept={told['kept']!r}")
+    return LatentSpec(told["kept"], (int(channels), int(height), int(width)))

@@ -93,8 +93,9 @@ def _statistics(store: EpisodeReader) -> dict[str, Any]:
     columns: dict[str, list[NDArray[Any]]] = {FRAMES: [], ACTION: [], REWARD: [], STATE: []}
     for i in range(len(store)):
         episode = store[i]
-        picked = episode.frames[:: -(-len(episode.frames) // _SAMPLE)]
-        columns[FRAMES].append(picked.reshape(len(picked), -1, 3).mean(axis=1) / 255)
+        picked = episode.frames[:: -(-len(episode.frames) // _SAMPLE)]  # (n, H, W, 3)
+        if picked.size:
+            columns[FRAMES].append(picked.reshape(len(picked), -1, 3).mean(axis=1) / 255)
         columns[ACTION].append(episode.actions)
         columns[REWARD].append(episode.rewards[:, None])
         columns[STATE].append(episode.state)

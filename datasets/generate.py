@@ -10,16 +10,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from worldsim.datasets.batch import close_run, probe, run_plan
+from worldsim.datasets.batch import Probe, close_run, probe, run_plan
 from worldsim.datasets.layout import DatasetError, DatasetSpec
 from worldsim.datasets.lock import job_lock
 from worldsim.datasets.plan import Plan, make_plan
 from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import EpisodeReader
-from worldsim.datasets.work import Recipe
+from worldsim.datasets.work import Recipe, build_policy
 from worldsim.datasets.writer import create_dataset, make_spec, write_error
 from worldsim.episode import Conditioning
-from worldsim.rollout import EpisodeJob
+from worldsim.rollout import LATENTS, EpisodeJob
 from worldsim.scenario import Scenario, load_scenarios, parse_scenarios
 
 
@@ -84,9 +84,15 @@ def _prepare(cfg: Mapping[str, Any], console: Console) -> tuple[DatasetSpec, Pla
     plan = plan_scenarios(read_scenarios(cfg), root_seed=int(cfg["seed"]), batch=int(cfg["batch"]))
     console.print(f"{len(plan.jobs)} episodes of {len(plan.scenarios)} scenarios in world {cfg['world']}")
     rows = min(plan.batch, len(plan.jobs))
-    recipe = Recipe(cfg["env"], _world_keywords(cfg), rows=rows, batched=True, noise=cfg.get("action_noise") or {})
+    latents = str((cfg.get("record") or {}).get("latents") or "none")
+    if latents not in LATENTS:
+        raise DatasetError(f"record.latents={latents} must be one of {', '.join(LATENTS)}")
+    noise = cfg.get("action_noise") or {}
+    recipe = Recipe(cfg["env"], _world_keywords(cfg), rows=rows, batched=True, noise=noise, latents=latents)
     found = probe(recipe, seed=plan.jobs[0].seed, options={"rows": [dict(plan.jobs[0].options)]} if plan.jobs[0].options else None)
     recipe = replace(recipe, state_names=found.state_names, checkpoint=found.checkpoint)
+    if latents == "instead":
+        _check_blind(plan, recipe, found)
     spec = make_spec(
         name=f"{Path(str(cfg['world'])).name}-scenarios",
         frame_size=found.frame_size,
@@ -96,8 +102,24 @@ def _prepare(cfg: Mapping[str, Any], console: Console) -> tuple[DatasetSpec, Pla
         source={"id": recipe.env, "kwargs": {"world": cfg["world"]}, "checkpoint": found.checkpoint},
         licence=cfg.get("licence") or "unknown",
         root_seed=int(cfg["seed"]),
+        latents=found.latents,
     )
     return spec, plan, recipe
+
+
+def _check_blind(plan: Plan, recipe: Recipe, found: Probe) -> None:
+    """Have every scenario's policy act once without a frame.
+
+    Raises:
+        DatasetError: One cannot.
+    """
+    for name, scenario in plan.scenarios.items():
+        policy = build_policy(recipe, scenario, found.action_space)
+        try:
+            policy.act(found.observation)
+        except Exception as error:
+            what = f"scenario {name!r}: its policy cannot act without frames ({type(error).__name__}: {error})"
+            raise DatasetError(f"{what}, and record.latents=instead makes none: use record.latents=beside") from error
 
 
 def read_scenarios(cfg: Mapping[str, Any]) -> list[Scenario]:

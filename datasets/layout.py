@@ -27,20 +27,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = "worldsim-episodes"
-VERSION = "1.0"
+VERSION = "1.1"
+"""Newest version that this release knows; 1.1 adds latents. A dataset names the oldest one that has all that it holds."""
 PART_SLOTS = 256
 CHUNK_FRAMES = 8
 FRAMES = "observation/images/main"
+LATENTS = "observation/latent"
 STATE = "observation/state"
 ACTION = "action"
 REWARD = "reward"
 TERMINATED = "terminated"
 TRUNCATED = "truncated"
+ARRAYS = (FRAMES, LATENTS, STATE, ACTION, REWARD, TERMINATED, TRUNCATED)
+EVERY_FRAME = (FRAMES, LATENTS, STATE)
+"""Arrays with T + 1 entries an episode; the others have T."""
 _NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 
 
 class DatasetError(ValueError):
     """A dataset cannot be written or read as asked; the message names the file and the way out."""
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """The latents that a dataset holds.
+
+    Attributes:
+        kept: ``beside`` frames, or ``instead`` of them.
+        shape: ``(C, h, w)`` of one frame's.
+    """
+
+    kept: str
+    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,7 @@ class DatasetSpec:
         licence: SPDX identifier or a sentence.
         root_seed: Seed that all episode seeds come from.
         generator: Versions of what wrote the data.
+        latents: The latents that episodes hold; None where there are none.
     """
 
     name: str
@@ -72,6 +91,12 @@ class DatasetSpec:
     licence: str
     root_seed: int
     generator: Mapping[str, Any]
+    latents: LatentSpec | None = None
+
+    @property
+    def version(self) -> str:
+        """The oldest version of the format that has all that the dataset holds."""
+        return "1.0" if self.latents is None else "1.1"
 
 
 @dataclass(frozen=True)
@@ -90,12 +115,15 @@ def arrays_of(spec: DatasetSpec, horizon: int) -> list[ArraySpec]:
     height, width = spec.frame_size
     padded = -(-(horizon + 1) // CHUNK_FRAMES) * CHUNK_FRAMES
     arrays = [
-        ArraySpec(FRAMES, "uint8", (horizon + 1, height, width, 3), CHUNK_FRAMES, padded),
         ArraySpec(ACTION, spec.action_dtype, (horizon, spec.action_size), horizon, None),
         ArraySpec(REWARD, "float32", (horizon,), horizon, None),
         ArraySpec(TERMINATED, "bool", (horizon,), horizon, None),
         ArraySpec(TRUNCATED, "bool", (horizon,), horizon, None),
     ]
+    if spec.latents is None or spec.latents.kept == "beside":
+        arrays.insert(0, ArraySpec(FRAMES, "uint8", (horizon + 1, height, width, 3), CHUNK_FRAMES, padded))
+    if spec.latents is not None:
+        arrays.append(ArraySpec(LATENTS, "float16", (horizon + 1, *spec.latents.shape), CHUNK_FRAMES, padded))
     if spec.state_names:
         arrays.append(ArraySpec(STATE, "float32", (horizon + 1, len(spec.state_names)), padded, None))
     return arrays

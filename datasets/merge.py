@@ -20,7 +20,7 @@ from worldsim.datasets.reader import read_attributes, read_commits
 from worldsim.datasets.seal import seal
 from worldsim.datasets.writer import read_plan, write_error
 
-_SAME = ("frame_size", "fps", "action_space", "action_size", "action_dtype", "state_names", "licence")
+_SAME = ("frame_size", "fps", "action_space", "action_size", "action_dtype", "state_names", "licence", "latents")
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,8 @@ def _read_sources(paths: Sequence[Path]) -> list[_Source]:
 def _check_fit(first: _Source, other: _Source) -> None:
     pairs = {key: (first.attributes.get(key), other.attributes.get(key)) for key in _SAME}
     pairs["source.id"] = (first.attributes["source"].get("id"), other.attributes["source"].get("id"))
+    if first.attributes.get("latents"):  # of one world, which decodes them all
+        pairs["source.checkpoint"] = (first.attributes["source"].get("checkpoint"), other.attributes["source"].get("checkpoint"))
     for key, (mine, theirs) in pairs.items():
         if canonical_json(mine) != canonical_json(theirs):
             raise DatasetError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from worldsim.datasets.layout import (
     ACTION,
+    ARRAYS,
+    EVERY_FRAME,
     FORMAT,
     FRAMES,
+    LATENTS,
     REWARD,
     STATE,
     TERMINATED,
@@ -35,6 +38,7 @@ from worldsim.episode import Conditioning, Episode
 from worldsim.spaces import space_from_json
 from worldsim.types import StoreInfo
 
+Decode: TypeAlias = Callable[[NDArray[Any]], NDArray[np.uint8]]
 HELDOUT = 0.05
 SPLITS = ("train", "heldout")
 
@@ -48,14 +52,18 @@ class EpisodeReader:
     Args:
         path: Folder of the dataset.
         check: Whether whole-episode reads are compared with the hashes in the commit record.
+        decode: What frames are made by where a dataset holds latents instead: True for the world that the dataset names, loaded when it
+            is first needed; or a function from latents ``(N, C, h, w)`` to frames ``(N, H, W, 3)`` uint8, as
+            ``worldsim.decoding.FrameDecoder.open("PATH")`` where that world lies elsewhere. False leaves such frames out.
 
     Raises:
         ValueError: The folder is no dataset, or one of a newer major format version.
     """
 
-    def __init__(self, path: Path | str, *, check: bool = True) -> None:
+    def __init__(self, path: Path | str, *, check: bool = True, decode: bool | Decode = False) -> None:
         self.path = Path(path)
         self.check = check
+        self.decode = decode
         self.attributes = read_attributes(self.path)
         index = read_index(self.path)
         self.records: Sequence[dict[str, Any]] = (
@@ -86,7 +94,10 @@ class EpisodeReader:
         """
         record = self.records[index]
         steps = int(record["length"])
-        read = {name: self._read(record, name, 0, steps + (name in (FRAMES, STATE))) for name in record["sha256"]}
+        read = {name: self._read(record, name, 0, steps + (name in EVERY_FRAME)) for name in ARRAYS if name in record["sha256"]}
+        if FRAMES not in read:
+            none = np.zeros((steps + 1, 0, 0, 3), dtype=np.uint8)
+            read[FRAMES] = self._decoder(read[LATENTS]) if self.decode and LATENTS in read else none
         return Episode(
             frames=read[FRAMES],
             actions=read[ACTION],
@@ -99,11 +110,29 @@ class EpisodeReader:
             policy=record["policy"],
             conditioning=Conditioning.from_json(record["conditioning"]),
             params=record["params"],
+            latents=read.get(LATENTS),
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open arrays behind."""
-        return {**self.__dict__, "_arrays": {}}
+        return {**{name: value for name, value in self.__dict__.items() if name != "_decoder"}, "_arrays": {}}
+
+    @cached_property
+    def _decoder(self) -> Decode:
+        if not isinstance(self.decode, bool):
+            return self.decode
+        from worldsim.decoding import FrameDecoder
+
+        source = self.attributes["source"]
+        try:
+            return FrameDecoder.open(str(source["kwargs"]["world"]), sha256=(source.get("checkpoint") or {}).get("sha256"))
+        except (KeyError, TypeError) as error:
+            raise DatasetError(f"{self.path} holds latents instead of frames, and names no world that decodes them") from error
+        except ValueError as error:
+            raise DatasetError(
+                f"{self.path} holds latents instead of frames, and they cannot be decoded: {error}; "
+                "where the world lies elsewhere, open the dataset by decode=FrameDecoder.open('PATH')"
+            ) from error
 
     def lengths(self) -> NDArray[np.int64]:
         """Return the steps T of every episode, ``(len(self),)``."""
@@ -149,20 +178,23 @@ class EpisodeReader:
             ValueError: There is no such array, the range is not inside the episode, or bytes are damaged or missing.
         """
         record = self.records[index]
-        if name not in record["sha256"]:
+        decoded = name == FRAMES and FRAMES not in record["sha256"] and LATENTS in record["sha256"]
+        if decoded and not self.decode:
+            raise DatasetError(f"{self.path} holds latents instead of frames: open it with decode=True, which makes them by its world")
+        if name not in record["sha256"] and not decoded:
             raise DatasetError(f"episode {record['episode']} has no array {name!r}: it has {', '.join(record['sha256'])}")
-        count = int(record["length"]) + (name in (FRAMES, STATE))
+        count = int(record["length"]) + (name in EVERY_FRAME)
         stop = count if stop is None else stop
         if not 0 <= start <= stop <= count:
             what = name.rpartition("/")[2] if name != FRAMES else "frames"
             raise DatasetError(f"{what} {start}:{stop} are not inside episode {record['episode']}: it has {what} 0:{count}")
-        return self._read(record, name, start, stop)
+        return self._decoder(self._read(record, LATENTS, start, stop)) if decoded else self._read(record, name, start, stop)
 
     def _read(self, record: Mapping[str, Any], name: str, start: int, stop: int) -> NDArray[Any]:
         part = int(record["part"])
         if (part, name) not in self._arrays:
             self._arrays[part, name] = open_array(self.path, part, name)
-        whole = start == 0 and stop == int(record["length"]) + (name in (FRAMES, STATE))
+        whole = start == 0 and stop == int(record["length"]) + (name in EVERY_FRAME)
         return read_slot(self.path, self._arrays[part, name], record, name, start, stop, check=self.check and whole)
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from worldsim.datasets.layout import ACTION, CHUNK_FRAMES, FRAMES, REWARD, STATE, TERMINATED, TRUNCATED, DatasetError
+from worldsim.datasets.expect import latents_of
+from worldsim.datasets.layout import ACTION, CHUNK_FRAMES, EVERY_FRAME, FRAMES, LATENTS, REWARD, STATE, TERMINATED, TRUNCATED, DatasetError
 from worldsim.datasets.reader import EpisodeReader
 
 STREAMS: Mapping[str, str] = {
@@ -25,17 +26,17 @@ STREAMS: Mapping[str, str] = {
     "terminated": TERMINATED,
     "truncated": TRUNCATED,
     "state": STATE,
+    "latents": LATENTS,
 }
 """Names of the streams, and of their arrays on disk."""
-
-_EVERY_FRAME = ("frames", "state")
 
 
 class EpisodeDataset(Dataset[dict[str, Tensor]]):
     """One item is one episode: a dict of its streams.
 
     ``frames`` ``(T + 1, 3, H, W)`` uint8 in 0..255; ``actions`` ``(T, A)`` float32 or int64; ``rewards`` ``(T,)`` float32;
-    ``terminated``, ``truncated`` ``(T,)`` bool; ``state`` ``(T + 1, S)`` float32; and ``episode``, its index in the reader, int64.
+    ``terminated``, ``truncated`` ``(T,)`` bool; ``state`` ``(T + 1, S)`` float32; ``latents``
+    ``(T + 1, C, h, w)`` float16; and ``episode``, its index in the reader, int64.
     ``actions[t]`` takes ``frames[t]`` to ``frames[t + 1]``.
 
     Args:
@@ -70,7 +71,8 @@ class EpisodeDataset(Dataset[dict[str, Tensor]]):
 class ClipDataset(Dataset[dict[str, Tensor]]):
     """One item is one clip of ``frames`` frames, ``stride`` steps apart; there are as many items as places where one fits.
 
-    ``frames`` ``(F, 3, H, W)`` uint8 in 0..255; ``state`` ``(F, S)`` float32; ``actions`` ``(K, A)`` float32 or int64, ``rewards``
+    ``frames`` ``(F, 3, H, W)`` uint8 in 0..255; ``latents`` ``(F, C, h, w)`` float16; ``state`` ``(F, S)`` float32;
+    ``actions`` ``(K, A)`` float32 or int64, ``rewards``
     ``(K,)`` float32, ``terminated`` and ``truncated`` ``(K,)`` bool, all the K = (F - 1) * stride steps between the first frame and
     the last; ``episode`` and ``start``, the place in the reader, int64. ``actions[k * stride : (k + 1) * stride]`` take
     ``frames[k]`` to ``frames[k + 1]``.
@@ -138,7 +140,7 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
         return {**item, "episode": torch.tensor(episode), "start": torch.tensor(start)}
 
     def _stream(self, name: str, episode: int, start: int) -> Tensor:
-        if name not in _EVERY_FRAME:
+        if STREAMS[name] not in EVERY_FRAME:
             return _tensor(name, self.reader.rows(episode, STREAMS[name], start, start + self.steps))
         rows = self.reader.rows(episode, STREAMS[name], start, start + self.steps + 1)
         return _tensor(name, rows[:: self.stride])
@@ -176,7 +178,13 @@ def clip_loader(
 
 
 def _streams(reader: EpisodeReader, streams: Sequence[str] | None) -> tuple[str, ...]:
-    there = tuple(name for name in STREAMS if name != "state" or reader.info.state_names)
+    latents = latents_of(reader.attributes)
+    absent = {
+        "frames": latents is not None and latents.kept == "instead",
+        "state": not reader.info.state_names,
+        "latents": latents is None,
+    }
+    there = tuple(name for name in STREAMS if not absent.get(name, False))
     wrong = [name for name in streams or () if name not in there]
     if wrong:
         raise DatasetError(f"stream {wrong[0]!r} is not in {reader.path}: it has {', '.join(there)}")

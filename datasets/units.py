@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from worldsim.datasets.bar import Bar
-from worldsim.datasets.layout import FRAMES, STATE, DatasetError, array_path, shard_path
+from worldsim.datasets.layout import EVERY_FRAME, DatasetError, array_path, shard_path
 from worldsim.datasets.places import Places
 from worldsim.datasets.reader import open_array, read_slot
 from worldsim.datasets.seal import file_sha256
@@ -128,7 +128,7 @@ def _check_episode(frame: Frame, record: Mapping[str, Any]) -> Iterator[Problem]
         try:
             array = open_array(frame.root, part, name)
             file = shard_path(frame.root, part, name, slot, array.array.ndim)
-            read_slot(frame.root, array, record, name, 0, int(record["length"]) + (name in (FRAMES, STATE)), check=True)
+            read_slot(frame.root, array, record, name, 0, int(record["length"]) + (name in EVERY_FRAME), check=True)
         except DatasetError as error:
             kind = "altered" if file.exists() else "missing"
             message = str(error).removeprefix(f"episode {episode}: ")

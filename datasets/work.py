@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from worldsim.config import instantiate_allowed
@@ -22,6 +23,9 @@ from worldsim.datasets.writer import EpisodeWriter
 from worldsim.episode import Episode
 from worldsim.rollout import EpisodeJob, RowPolicies, rollout
 from worldsim.types import Policy
+
+_LATENTS: Mapping[str, Mapping[str, Any]] = {"none": {}, "beside": {"latents": True}, "instead": {"observation": "latent"}}
+"""Keywords by which a batched world gives what is to be recorded."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Recipe:
         noise: Config of the action noise that ``action_noise`` of a scenario is merged into.
         state_names: Labelled state to record.
         checkpoint: What the world says of its weights (name, sha256); no other world may run by the recipe. Empty for a simulator.
+        latents: One of ``worldsim.rollout.LATENTS``: whether a world's latents are recorded, beside its frames or instead of them.
     """
 
     env: str
@@ -47,10 +52,12 @@ class Recipe:
     noise: Mapping[str, Any] = field(default_factory=dict)
     state_names: tuple[str, ...] = ()
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    latents: str = "none"
 
     def to_json(self) -> dict[str, Any]:
-        """Describe the recipe in JSON types."""
-        return {**dataclasses.asdict(self), "wrappers": list(self.wrappers), "state_names": list(self.state_names)}
+        """Describe the recipe in JSON types; without latents it is what it was before there were any."""
+        told = {**dataclasses.asdict(self), "wrappers": list(self.wrappers), "state_names": list(self.state_names)}
+        return {key: value for key, value in told.items() if (key, value) != ("latents", "none")}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Recipe:
@@ -123,7 +130,8 @@ def make_env(recipe: Recipe) -> VectorEnv[Any, Any, Any]:
 
 def _make(recipe: Recipe) -> VectorEnv[Any, Any, Any]:
     if recipe.batched:
-        return gym.make_vec(recipe.env, num_envs=recipe.rows, vectorization_mode="vector_entry_point", **recipe.kwargs)
+        keywords = {**recipe.kwargs, **_LATENTS[recipe.latents]}
+        return gym.make_vec(recipe.env, num_envs=recipe.rows, vectorization_mode="vector_entry_point", **keywords)
     return SyncVectorEnv([lambda: _make_single(recipe)] * recipe.rows, autoreset_mode=AutoresetMode.DISABLED)
 
 
@@ -185,7 +193,8 @@ class Worker:
             ValueError: Names the episodes and what went wrong.
         """
         try:
-            return rollout(self.env, self._policy(jobs), jobs, state_names=self.recipe.state_names, on_step=self.on_step)
+            names, latents = self.recipe.state_names, self.recipe.latents
+            return rollout(self.env, self._policy(jobs), jobs, state_names=names, latents=latents, on_step=self.on_step)
         except Exception as error:
             which = f"episodes {jobs[0].id} to {jobs[-1].id}" if len(jobs) > 1 else f"episode {jobs[0].id}"
             raise DatasetError(f"{which} (scenario {jobs[0].scenario!r}, seed {jobs[0].seed}): {type(error).__name__}: {error}") from error
@@ -209,11 +218,15 @@ class Worker:
         return RowPolicies(parts, self.env.single_action_space)
 
     def _build(self, scenario: str) -> Policy:
-        space, config = self.env.single_action_space, self.writer.plan.scenarios[scenario]
-        policy: Policy = instantiate_allowed(config["policy"], action_space=space)
-        if config["action_noise"]:
-            policy = instantiate_allowed({**self.recipe.noise, **config["action_noise"]}, policy=policy, action_space=space)
-        return policy
+        return build_policy(self.recipe, self.writer.plan.scenarios[scenario], self.env.single_action_space)
+
+
+def build_policy(recipe: Recipe, scenario: Mapping[str, Any], space: Space[Any]) -> Policy:
+    """Build what drives a scenario's episodes, as the plan describes it."""
+    policy: Policy = instantiate_allowed(scenario["policy"], action_space=space)
+    if scenario["action_noise"]:
+        policy = instantiate_allowed({**recipe.noise, **scenario["action_noise"]}, policy=policy, action_space=space)
+    return policy
 
 
 def use_one_thread() -> None:

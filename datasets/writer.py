@@ -23,14 +23,15 @@ from worldsim.datasets.layout import (
     ACTION,
     FORMAT,
     FRAMES,
+    LATENTS,
     REWARD,
     STATE,
     TERMINATED,
     TRUNCATED,
-    VERSION,
     ArraySpec,
     DatasetError,
     DatasetSpec,
+    LatentSpec,
     array_path,
     arrays_of,
     canonical_json,
@@ -64,6 +65,7 @@ def make_spec(
     source: Mapping[str, Any] | None = None,
     licence: str = "unknown",
     root_seed: int = 0,
+    latents: LatentSpec | None = None,
 ) -> DatasetSpec:
     """Describe a dataset by its Gymnasium action space; see ``DatasetSpec`` for the fields."""
     return DatasetSpec(
@@ -78,6 +80,7 @@ def make_spec(
         licence=licence,
         root_seed=root_seed,
         generator=provenance(),
+        latents=latents,
     )
 
 
@@ -278,12 +281,15 @@ def write_dataset(path: Path | str, episodes: Sequence[Episode], **description: 
 def episode_arrays(episode: Episode) -> dict[str, NDArray[Any]]:
     """Return an episode's arrays by their names on disk."""
     arrays: dict[str, NDArray[Any]] = {
-        FRAMES: episode.frames,
         ACTION: episode.actions,
         REWARD: episode.rewards,
         TERMINATED: episode.terminated,
         TRUNCATED: episode.truncated,
     }
+    if episode.frames.shape[1]:
+        arrays = {FRAMES: episode.frames, **arrays}
+    if episode.latents is not None:
+        arrays[LATENTS] = episode.latents
     return {**arrays, STATE: episode.state} if episode.state.shape[1] else arrays
 
 
@@ -313,7 +319,7 @@ def _volatile(seconds: float) -> dict[str, Any]:
 
 def _attributes(spec: DatasetSpec, plan: Plan) -> dict[str, Any]:
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {**_identity(spec), "format": FORMAT, "version": VERSION, "plan_sha256": plan.sha256(), "created": created}
+    return {**_identity(spec), "format": FORMAT, "version": spec.version, "plan_sha256": plan.sha256(), "created": created}
 
 
 def _identity(spec: DatasetSpec) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.datasets.layout import ACTION, FRAMES, REWARD, STATE, TERMINATED, TRUNCATED, DatasetError
+from worldsim.datasets.layout import ACTION, FRAMES, LATENTS, REWARD, STATE, TERMINATED, TRUNCATED, DatasetError
 from worldsim.datasets.optional import need
 from worldsim.datasets.reader import EpisodeReader
 
 _ARRAYS = {
     "frames": (FRAMES, ("frame", "height", "width", "channel")),
+    "latents": (LATENTS, ("frame", "latent_channel", "latent_height", "latent_width")),
     "state": (STATE, ("frame", "label")),
     "action": (ACTION, ("step", "number")),
     "reward": (REWARD, ("step",)),
@@ -34,7 +35,8 @@ def open_xarray(path: Path | str) -> Any:
 
     Returns:
         An ``xarray.Dataset``: ``frames`` ``(frame, height, width, channel)`` uint8, ``state`` ``(frame, label)`` where there is one,
-        ``action`` ``(step, number)``, ``reward``, ``terminated`` and ``truncated`` ``(step,)``; attributes ``fps``, ``name`` and
+        ``latents`` ``(frame, latent_channel, latent_height, latent_width)`` likewise, ``action`` ``(step, number)``,
+        ``reward``, ``terminated`` and ``truncated`` ``(step,)``; attributes ``fps``, ``name`` and
         ``fingerprint``.
 
     Raises:
@@ -47,7 +49,7 @@ def open_xarray(path: Path | str) -> Any:
     steps = reader.lengths()
     variables: dict[str, Any] = {}
     for name, (stored, axes) in _ARRAYS.items():
-        if stored == STATE and not reader.info.state_names:
+        if stored not in reader.records[0]["sha256"]:
             continue
         backend = _lazy(reader, stored, steps + (axes[0] == "frame"))
         variables[name] = xarray.Variable(axes, backend)
