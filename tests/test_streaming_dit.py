@@ -94,13 +94,13 @@ def test_every_pass_gives_the_numbers_of_the_plain_network(switches: dict[str, A
     shared, patches = share(lean, dit, x), lean.patches(x["latents"])
     for number in range(len(LEVELS)):
         plain = plainly(dit, x, number)
-        hidden, keys, values = lean.run(patches, shared.modulation[number], shared)
+        hidden = lean.run(patches, shared.modulation[number], shared)
         made = lean.latents(lean.estimate(hidden, patches, shared.modulation[number], shared))
         for own, other in (
             (hidden, plain.hidden[:, 0]),
             (made, plain.latents[:, 0]),
-            (torch.stack(keys), plain.keys[..., 0, :]),
-            (torch.stack(values), plain.values[..., 0, :]),
+            (shared.keys[..., -1, :], plain.keys[..., 0, :]),
+            (shared.values[..., -1, :], plain.values[..., 0, :]),
         ):
             torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
 
@@ -116,16 +116,16 @@ def test_weights_are_read_once() -> None:
     dit = build()
     lean, x = StreamingDiT(dit), draw_inputs(dit)
     patches, shared = lean.patches(x["latents"]), share(lean, dit, x)
-    before = lean.run(patches, shared.modulation[0], shared)[0]
+    before = lean.run(patches, shared.modulation[0], shared)
     levels = level_embedding(dit, LEVELS, SIZES, HISTORY_LEVEL)
     for parameter in dit.parameters():
         parameter.mul_(1.5)
     mask = streaming_mask(x["position"][:, None], x["remembered"], WINDOW)
     again = lean.share(levels, x["features"], x["condition"], x["history"], x["position"], mask, (x["keys"], x["values"]))
-    assert torch.equal(lean.run(patches, again.modulation[0], again)[0], before)
+    assert torch.equal(lean.run(patches, again.modulation[0], again), before)
     other = StreamingDiT(dit)
     told = share(other, dit, x)
-    after = other.run(patches, told.modulation[0], told)[0]
+    after = other.run(patches, told.modulation[0], told)
     torch.testing.assert_close(after, plainly(dit, x, 0).hidden[:, 0], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(after, before, atol=1e-2)
 
@@ -136,9 +136,9 @@ def test_half_precision_is_near() -> None:
     outs = []
     for lean in (full, half):
         shared, patches = share(lean, dit, x), lean.patches(x["latents"])
-        hidden, keys, _ = lean.run(patches, shared.modulation[0], shared)
+        hidden = lean.run(patches, shared.modulation[0], shared)
         made = lean.estimate(hidden, patches, shared.modulation[0], shared)
-        assert (hidden.dtype, keys[0].dtype, made.dtype) == (lean.dtype, torch.float32, torch.float32)
+        assert (hidden.dtype, shared.keys.dtype, made.dtype) == (lean.dtype, torch.float32, torch.float32)
         outs.append(made)
     assert 0 < float((outs[0] - outs[1]).abs().mean()) < 0.05
 

@@ -177,11 +177,15 @@ def test_oasis_says_that_it_has_no_such_options(given: dict[str, Any]) -> None:
 
 
 def test_memory_written_in_place_gives_the_same_frames(world: WorldModel) -> None:
-    kept, used = begin(Simulator(world)), begin(Simulator(world))
-    first, second = Simulator(world).step(kept, tape(ROWS)[0])[0], Simulator(world, in_place=True).step(used, tape(ROWS)[0])[0]
-    assert torch.equal(first.keys, second.keys)
-    assert second.keys.data_ptr() == used.keys.data_ptr()
-    assert first.keys.data_ptr() != kept.keys.data_ptr()
+    kept, plain, lean, actions = begin(Simulator(world)), Simulator(world), Simulator(world, in_place=True), tape(ROWS)
+    first, used = plain.step(kept, actions[0])[0], lean.step(begin(lean), actions[0])[0]
+    assert torch.equal(first.keys, used.keys)
+    held, second = used.keys.data_ptr(), plain.step(first, actions[1])[0]
+    again = lean.step(used, actions[1])[0]
+    assert torch.equal(second.keys, again.keys)
+    assert again.keys.data_ptr() == held
+    assert second.keys.data_ptr() != first.keys.data_ptr() != kept.keys.data_ptr()
+    assert torch.equal(first.keys, plain.step(kept, actions[0])[0].keys)
     assert torch.equal(kept.keys, begin(Simulator(world)).keys)
     np.testing.assert_array_equal(roll(Simulator(world)), roll(Simulator(world, in_place=True)))
 

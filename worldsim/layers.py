@@ -22,8 +22,18 @@ def rotary_angles(positions: Tensor, dim: int, *, base: float = 10000.0) -> tupl
 
     Angles are computed in float64 on the fly, so that there is no table that ends and no loss after a million frames.
     """
-    frequencies = base ** (-torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim)
-    angles = positions.to(torch.float64).unsqueeze(-1) * frequencies
+    return turn(positions, rotary_frequencies(dim, positions.device, base=base))
+
+
+def rotary_frequencies(dim: int, device: torch.device, *, base: float = 10000.0) -> Tensor:
+    """Return angles a frame ``(dim / 2,)`` float64."""
+    frequencies: Tensor = base ** (-torch.arange(0, dim, 2, dtype=torch.float64, device=device) / dim)
+    return frequencies
+
+
+def turn(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine ``(..., dim / 2)`` of ``rotary_frequencies`` at ``positions``."""
+    angles = positions.to(torch.float64).unsqueeze(-1) * frequencies  # (..., dim / 2)
     return angles.cos().float(), angles.sin().float()
 
 

@@ -20,7 +20,7 @@ from worldsim.networks import check_compile, networks_of
 from worldsim.sampler import euler, levels
 from worldsim.spaces import to_features
 from worldsim.spec import Sampling
-from worldsim.streaming_dit import level_embedding
+from worldsim.streaming_dit import Shared, forget_oldest, level_embedding
 from worldsim.tokenizer import to_model, to_uint8
 from worldsim.windows import shift_levels, stack_history, streaming_mask, training_mask
 
@@ -78,6 +78,8 @@ class Step:
         end: ``(B,)`` float32, probability that the episode ended with this step.
         state: ``(B, S)`` float32, labelled state in physical units.
         finite: ``(B,)`` bool, False where the model gave NaN or infinity.
+        hidden: ``(B, N, D)``, on the world's device: last tokens, for heads of one's own.
+        uncertainty: ``(B,)`` float32, probability in 0..1 that the frame's error is high (``ErrorHead.chance``); NaN without that head.
     """
 
     frames: NDArray[np.uint8]
@@ -86,6 +88,8 @@ class Step:
     end: NDArray[np.float32]
     state: NDArray[np.float32]
     finite: NDArray[np.bool_]
+    hidden: Tensor
+    uncertainty: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class TensorStep:
         end: ``(B,)`` float32, probability that the episode ended with this step.
         state: ``(B, S)`` float32, labelled state in physical units.
         finite: ``(B,)`` bool, False where the model gave NaN or infinity.
+        hidden: ``(B, N, D)``: last tokens, for heads of one's own.
+        uncertainty: ``(B,)`` float32, probability in 0..1 that the frame's error is high (``ErrorHead.chance``); NaN without that head.
     """
 
     frames: Tensor
@@ -107,11 +113,13 @@ class TensorStep:
     end: Tensor
     state: Tensor
     finite: Tensor
+    hidden: Tensor
+    uncertainty: Tensor
 
     def numpy(self) -> Step:
         """Bring it to the host."""
-        arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self) if f.name != "latents"}
-        return Step(latents=self.latents, **arrays)
+        arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self) if f.name not in ("latents", "hidden")}
+        return Step(latents=self.latents, hidden=self.hidden, **arrays)
 
 
 class Simulator:
@@ -263,38 +271,37 @@ class Simulator:
             slots = state.remembered.shape[1]
             raise ValueError(f"state remembers {slots} frames, this simulator {self.sink} + {self.spec.window}: step it with its own sink")
         shape = (1 if self.sampling.context_level == 1 else 2, *self.world.tokenizer.latent_shape)
-        drawn = torch.from_numpy(draw_noises(state.seed.tolist(), state.position.tolist(), shape))  # (B, 1 or 2, C, h, w)
-        return self._make_frame(state, features.to(self.device), drawn.to(self.device), decode=decode)
+        positions = state.position.tolist()
+        drawn = torch.from_numpy(draw_noises(state.seed.tolist(), positions, shape))  # (B, 1 or 2, C, h, w)
+        return self._make_frame(state, positions, features.to(self.device), drawn.to(self.device), decode=decode)
 
-    def _make_frame(self, state: State, features: Tensor, drawn: Tensor, *, decode: bool) -> tuple[State, TensorStep]:
+    def _make_frame(self, state: State, positions: list[int], features: Tensor, drawn: Tensor, *, decode: bool) -> tuple[State, TensorStep]:
         """Make the next frame of every row from noise ``(B, 1 or 2, C, h, w)``: what it starts from, and what it is remembered with."""
         dit, level = self.networks.dit, self.sampling.context_level
         mask = streaming_mask(state.position[:, None], state.remembered, self.spec.window, sink=self.sink)  # (B, 1, P + 1)
         ring = (state.keys, state.values)
-        shared = dit.share(self._levels, features, state.condition, state.history, state.position, mask, ring)
+        shared = dit.share(self._levels, features, state.condition, state.history, state.position, mask, ring, in_place=self.in_place)
         noise = dit.patches(drawn)  # (B, 1 or 2, n, p*p*C)
 
         def denoise(patches: Tensor, number: int) -> Tensor:
-            hidden = self._pass(patches, shared.modulation[number], shared)[0]  # (B, N, D)
+            hidden = self._pass(patches, shared.modulation[number], shared)  # (B, N, D)
             return dit.estimate(hidden, patches, shared.modulation[number], shared)  # (B, n, p*p*C)
 
         made = euler(denoise, noise[:, 0], steps=self.sampling.steps)  # (B, n, p*p*C)
         seen = made if level == 1 else torch.lerp(noise[:, 1], made, level)  # (B, n, p*p*C)
-        hidden, keys, values = self._pass(seen, shared.modulation[-1], shared)
+        hidden = self._pass(seen, shared.modulation[-1], shared)  # (B, N, D)
         latents = dit.latents(made)  # (B, C, h, w)
-        after = self._remember(state, keys, values, latents if level == 1 else dit.latents(seen))
+        after = self._remember(state, positions, shared, latents if level == 1 else dit.latents(seen))
         return after, self._read(latents, hidden, decode=decode)
 
-    def _remember(self, state: State, keys: list[Tensor], values: list[Tensor], seen: Tensor) -> State:
-        """Write keys and values ``(B, N, heads, d)`` of each temporal layer over the oldest of the window."""
-        turned = self.sink + (state.position - self.sink) % self.spec.window  # (B,)
-        slot, rows = torch.where(state.position < self.sink, state.position, turned), torch.arange(len(state), device=self.device)  # (B,)
-        held_keys, held_values = (x if self.in_place else x.clone() for x in (state.keys, state.values))
-        for held, written in ((held_keys, keys), (held_values, values)):
-            held[rows, :, :, :, slot] = torch.stack(written, dim=1).to(held.dtype)  # (B, layers, N, heads, d)
+    def _remember(self, state: State, positions: list[int], shared: Shared, seen: Tensor) -> State:
+        """Put the new frame of each row, whose keys and values the last pass left in ``shared``, in the place of the oldest."""
+        slots = [p if p < self.sink else self.sink + (p - self.sink) % self.spec.window for p in positions]
+        keys, values = (forget_oldest(ring, slots).to(self.dtype) for ring in (shared.keys, shared.values))  # (B, layers, N, heads, P, d)
+        slot = torch.tensor(slots, device=self.device)  # (B,)
         remembered = torch.scatter(state.remembered, 1, slot[:, None], state.position[:, None])  # (B, P)
         history = torch.cat((seen[:, None].to(state.history.dtype), state.history), dim=1)[:, : state.history.shape[1]]  # (B, H, C, h, w)
-        return State(held_keys, held_values, remembered, history, state.position + 1, state.seed, state.condition)
+        return State(keys, values, remembered, history, state.position + 1, state.seed, state.condition)
 
     def _read(self, latents: Tensor, hidden: Tensor, *, decode: bool) -> TensorStep:
         readings = self.networks.heads(hidden[:, None])
@@ -314,7 +321,14 @@ class Simulator:
             end=end.sigmoid(),
             state=self._labels(readings),
             finite=torch.isfinite(total),
+            hidden=hidden,
+            uncertainty=self._uncertainty(hidden),
         )
+
+    def _uncertainty(self, hidden: Tensor) -> Tensor:
+        if self.world.uncertainty is None:
+            return torch.full((len(hidden),), float("nan"), device=self.device)  # (B,)
+        return self.world.uncertainty.chance(hidden.to(self.dtype))  # (B,)
 
     def _labels(self, readings: Readings) -> Tensor:
         """Return the labelled state ``(B, S)`` of one frame a row in physical units."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldsim.dit import VideoDiT
-from worldsim.layers import ACTIVATIONS, DiTBlock, rotary_angles
+from worldsim.layers import ACTIVATIONS, DiTBlock, rotary_frequencies, turn
 
 
 @dataclass(frozen=True)
@@ -20,16 +21,17 @@ class Shared:
 
     Attributes:
         modulation: Shifts, scales and gates of each pass ``(passes, B, M)``: six D a block, then those of the output.
-        rotary: Cosine and sine ``(B, 1, 1, 1, d / 2)`` of the new frame's place in time.
+        rotary: For each temporal layer what queries and keys are multiplied with ``(2, B, 1, 1, d)``, and then what the other half of
+            each, times this ``(2, B, 1, 1, d)``, adds: the turn to the new frame's place in time, and the weights of their norms.
         mask: ``(B, 1, 1, P + 1)`` additive.
         base: ``(B, N, D)``, what every pass adds to its tokens: their place, and the frames before.
         newest: Patches of the newest frame before ``(B, n, p*p*C)`` float32; None without history.
-        keys: Remembered keys ``(layers, B, N, heads, P, d)`` float32.
+        keys: Remembered keys ``(layers, B, N, heads, P + 1, d)`` float32; each pass writes its own into the last slot.
         values: Remembered values, likewise.
     """
 
     modulation: Tensor
-    rotary: tuple[Tensor, Tensor]
+    rotary: list[tuple[Tensor, Tensor]]
     mask: Tensor
     base: Tensor
     newest: Tensor | None
@@ -39,7 +41,10 @@ class Shared:
 
 @dataclass(frozen=True)
 class _Block:
-    """Weights of one block; ``norms`` are those of queries and keys ``(2, 1, d)``."""
+    """Weights of one block; ``norms`` are those of queries and keys ``(2, 1, d)``, times the square root of d.
+
+    Over time, that of queries has the scale of attention in it.
+    """
 
     time: bool
     qkv: Tensor
@@ -67,7 +72,8 @@ class StreamingDiT:
         config: Any = dit.config
         self.dtype, self.grid, self.patch, self.width, self.heads = dtype, dit.grid, config.patch_size, config.width, config.heads
         self.channels, self.registers, self.head_dim = config.latent_shape[0], config.registers, config.width // config.heads
-        self._activation = ACTIVATIONS[config.activation]()
+        self._activation = nn.SiLU(inplace=True) if config.activation == "silu" else ACTIVATIONS[config.activation]()
+        self._frequencies = rotary_frequencies(self.head_dim, dit.place.device)
         weight = torch.unflatten(dit.embed.weight, 1, (-1, self.channels)).permute(1, 0, 3, 4, 2).flatten(2)  # (1+H, D, p*p*C)
         self._embed = self._own(weight[0])
         self._embed_history = self._own(weight[1:].transpose(0, 1).flatten(1)) if config.history else None  # (D, H*p*p*C)
@@ -88,11 +94,13 @@ class StreamingDiT:
 
     def _read_block(self, block: DiTBlock) -> _Block:
         attention, up, down = block.attention, block.mlp[0], block.mlp[2]
-        norms = torch.stack((attention.norm_q.weight, attention.norm_k.weight))[:, None]  # (2, 1, d)
+        norms = torch.stack((attention.norm_q.weight, attention.norm_k.weight)).detach()[:, None] * self.head_dim**0.5  # (2, 1, d)
+        if block.time:
+            norms[0] *= self.head_dim**-0.5
         return _Block(
             time=block.time,
             qkv=self._own(attention.to_qkv.weight),
-            norms=self._own(norms),
+            norms=_float(norms) if block.time else self._own(norms),
             out=_pair(self._own, attention.to_out),
             mlp=(*_pair(self._own, up), *_pair(self._own, down)),
             conv=None if block.conv is None else _pair(self._own, block.conv),
@@ -137,6 +145,7 @@ class StreamingDiT:
         position: Tensor,
         mask: Tensor,
         ring: tuple[Tensor, Tensor],
+        in_place: bool = False,
     ) -> Shared:
         """Compute what all passes of a step share.
 
@@ -148,23 +157,30 @@ class StreamingDiT:
             position: ``(B,)`` absolute frame numbers.
             mask: ``(B, 1, P + 1)`` additive, of attention over the remembered frames and the new one.
             ring: Remembered keys and values ``(B, layers, N, heads, P, d)``.
+            in_place: Whether memory of the ring may be used, where it is laid out as is best: where it is of ``forget_oldest``.
         """
         up, up_bias, down, down_bias = self._action
         told = F.linear(F.silu(F.linear(features.float(), up, up_bias)), down, down_bias)  # (B, D)
         told = told + F.linear(condition.float(), *self._condition)  # (B, D)
-        modulation = F.linear(F.silu(levels[:, None] + told).to(self.dtype), *self._modulate)  # (passes, B, M)
+        told = F.silu(levels[:, None] + told, inplace=True).to(self.dtype)  # (passes, B, D)
+        modulation = torch.unflatten(F.linear(told.flatten(0, 1), *self._modulate), 0, (-1, len(features)))  # (passes, B, M)
         base, newest = self._place.expand(len(features), -1, -1), None  # (B, N, D)
         if self._embed_history is not None:
             past = self.patches(history.float())  # (B, H, n, p*p*C)
             newest = past[:, 0]  # (B, n, p*p*C)
             embedded = F.linear(past.transpose(1, 2).flatten(2).to(self.dtype), self._embed_history)  # (B, n, D)
             base = base + self._pad(embedded)  # (B, N, D)
-        cos, sin = (angle[:, None, None, None] for angle in rotary_angles(position, self.head_dim))  # (B, 1, 1, 1, d/2)
-        keys, values = (x.transpose(0, 1).float().contiguous() for x in ring)  # (layers, B, N, heads, P, d)
-        return Shared(modulation, (cos, sin), mask[:, None], base, newest, keys, values)
+        keys, values = (_with_room(x, in_place=in_place) for x in ring)  # (layers, B, N, heads, P + 1, d)
+        return Shared(modulation, self._turns(position), mask[:, None], base, newest, keys, values)
 
-    def run(self, patches: Tensor, modulation: Tensor, shared: Shared) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Do one pass.
+    def _turns(self, position: Tensor) -> list[tuple[Tensor, Tensor]]:
+        cos, sin = (angle[:, None, None] for angle in turn(position, self._frequencies))  # (B, 1, 1, d/2)
+        along, across = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)  # each (B, 1, 1, d)
+        norms = [block.norms.unsqueeze(1).unsqueeze(1) for block in self._blocks if block.time]  # each (2, 1, 1, 1, d)
+        return [(along * norm, across * norm.roll(self.head_dim // 2, -1)) for norm in norms]  # each (2, B, 1, 1, d)
+
+    def run(self, patches: Tensor, modulation: Tensor, shared: Shared) -> Tensor:
+        """Do one pass, which leaves the frame's rotated keys and its values in the last slot of those of ``shared``.
 
         Args:
             patches: ``(B, n, p*p*C)`` of the frame at its signal level.
@@ -172,12 +188,11 @@ class StreamingDiT:
             shared: Of ``share``.
 
         Returns:
-            Last tokens ``(B, N, D)``, and of each temporal layer the frame's rotated key and its value ``(B, N, heads, d)``.
+            Last tokens ``(B, N, D)``.
         """
-        x = self._pad(F.linear(patches.to(self.dtype), self._embed)) + shared.base  # (B, N, D)
+        rows, layer = len(patches), 0
+        x = self._pad(F.linear(patches.to(self.dtype), self._embed)).add_(shared.base)  # (B, N, D)
         parts = torch.split(modulation.unsqueeze(1), self.width, dim=-1)  # of (B, 1, D)
-        keys: list[Tensor] = []
-        values: list[Tensor] = []
         kept: list[Tensor] = []
         half = len(self._blocks) // 2
         for i, block in enumerate(self._blocks):
@@ -185,23 +200,18 @@ class StreamingDiT:
                 x = F.linear(torch.cat((x, kept.pop()), dim=-1), *self._skips[i - len(self._blocks) + half])  # (B, N, D)
             shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = parts[6 * i : 6 * i + 6]
             x = self._mix(x, block)  # (B, N, D)
-            q, k, v = self._project_heads(torch.addcmul(shift, self._norm(x), scale), block)  # each (B, N, heads, d)
-            if block.time:
-                past = shared.keys[len(keys)], shared.values[len(keys)]
-                y, k, v = self._over_time(q, k, v, shared, past)  # (B, N, heads, d)
-                keys.append(k)
-                values.append(v)
-            else:
-                q, k, v = (z.transpose(1, 2) for z in (q, k, v))  # each (B, heads, N, d)
-                y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # (B, N, heads, d)
-            x = torch.addcmul(x, gate, F.linear(y.flatten(2), *block.out))  # (B, N, D)
+            y = F.linear(self._modulated(x, shift, scale), block.qkv)  # (B*N, 3 D)
+            qkv = y.view(rows, -1, 3, self.heads, self.head_dim)  # (B, N, 3, heads, d)
+            y = self._over_time(qkv, layer, shared) if block.time else self._over_space(qkv, block.norms)  # (B, N, heads, d)
+            layer += block.time
+            x.addcmul_(gate, F.linear(y.reshape(-1, self.width), *block.out).view_as(x))  # (B, N, D)
             up, up_bias, down, down_bias = block.mlp
-            y = F.linear(torch.addcmul(shift_mlp, self._norm(x), scale_mlp), up, up_bias)  # (B, N, hidden)
-            x = torch.addcmul(x, gate_mlp, F.linear(self._activation(y), down, down_bias))  # (B, N, D)
+            y = self._activation(F.linear(self._modulated(x, shift_mlp, scale_mlp), up, up_bias))  # (B*N, hidden)
+            x.addcmul_(gate_mlp, F.linear(y, down, down_bias).view_as(x))  # (B, N, D)
             if self._skips and i < half:
-                kept.append(x)
+                kept.append(x.clone())
         first = 6 * len(self._blocks)
-        return torch.addcmul(parts[first], self._norm(x), parts[first + 1]), keys, values  # (B, N, D)
+        return self._modulated(x, parts[first], parts[first + 1]).view_as(x)  # (B, N, D)
 
     def estimate(self, hidden: Tensor, patches: Tensor, modulation: Tensor, shared: Shared) -> Tensor:
         """Return the estimate of the clean patches ``(B, n, p*p*C)`` float32, from last tokens and what went into the pass."""
@@ -214,8 +224,12 @@ class StreamingDiT:
     def _pad(self, tokens: Tensor) -> Tensor:
         return F.pad(tokens, (0, 0, 0, self.registers)) if self.registers else tokens  # (B, N, D)
 
-    def _norm(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, (self.width,), eps=1e-6)  # (B, N, D)
+    def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """Normalise tokens ``(B, N, D)``, scale and shift them by ``(B, 1, D)``; returns ``(B*N, D)``."""
+        if len(x) == 1 and self.dtype == torch.float32:  # the norm's own weights; they round otherwise, which shows in half precision
+            return F.layer_norm(x[0], (self.width,), scale[0, 0], shift[0, 0], eps=1e-6)  # (N, D)
+        y = F.layer_norm(x, (self.width,), eps=1e-6)  # (B, N, D)
+        return torch.addcmul(shift, y, scale, out=y).flatten(0, 1)  # (B*N, D)
 
     def _mix(self, x: Tensor, block: _Block) -> Tensor:
         if block.conv is None:
@@ -224,23 +238,66 @@ class StreamingDiT:
         y = F.conv2d(y, *block.conv, padding=1, groups=self.width)  # (B, D, h', w')
         return x + y.flatten(2).transpose(1, 2)  # (B, N, D)
 
-    def _project_heads(self, x: Tensor, block: _Block) -> tuple[Tensor, Tensor, Tensor]:
-        qkv = torch.unflatten(F.linear(x, block.qkv), -1, (3, self.heads, self.head_dim))  # (B, N, 3, heads, d)
-        qk = F.rms_norm(qkv[:, :, :2], (self.head_dim,), eps=1e-6) * block.norms  # (B, N, 2, heads, d)
-        return qk[:, :, 0], qk[:, :, 1], qkv[:, :, 2]
+    def _over_space(self, qkv: Tensor, norms: Tensor) -> Tensor:
+        """Attend within each frame: ``(B, N, 3, heads, d)``, which is written into, to ``(B, N, heads, d)``."""
+        qk = qkv[:, :, :2]  # (B, N, 2, heads, d)
+        qk.mul_(self._over_length(qk)).mul_(norms)
+        q, k, v = torch.unbind(qkv.transpose(1, 3), 2)  # each (B, heads, N, d)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # (B, N, heads, d)
 
-    def _over_time(self, q: Tensor, k: Tensor, v: Tensor, shared: Shared, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend over remembered frames and the new one, each position for itself, in float32."""
-        cos, sin = shared.rotary
-        a, b = torch.stack((q, k), dim=2).float().chunk(2, dim=-1)  # each (B, N, 2, heads, d/2)
-        q, k = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).unbind(2)  # each (B, N, heads, d)
-        v = v.float()
-        keys, values = past  # (B, N, heads, P, d)
-        scores = torch.matmul(keys, q.unsqueeze(-1)).squeeze(-1)  # (B, N, heads, P)
-        scores = torch.cat((scores, (q * k).sum(-1, keepdim=True)), dim=-1)  # (B, N, heads, P + 1)
-        shares = torch.softmax(torch.add(shared.mask, scores, alpha=self.head_dim**-0.5), dim=-1)  # (B, N, heads, P + 1)
-        seen = torch.matmul(shares[..., None, :-1], values).squeeze(-2)  # (B, N, heads, d)
-        return torch.addcmul(seen, shares[..., -1:], v).to(self.dtype), k, v
+    def _over_length(self, x: Tensor) -> Tensor:
+        """Return ``1 / sqrt(|x|^2 + 1e-6 d)`` ``(..., 1)``: times the square root of d, that is RMS-norm."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)  # (..., 1)
+        return length.square_().add_(1e-6 * self.head_dim).rsqrt_()  # (..., 1)
+
+    def _over_time(self, qkv: Tensor, layer: int, shared: Shared) -> Tensor:
+        """Attend over remembered frames and the new one, each position for itself, in float32; ``(B, N, 3, heads, d)`` loses its 3."""
+        (along, across), half = shared.rotary[layer], self.head_dim // 2
+        qk, keys, values = qkv[:, :, :2].movedim(2, 0), shared.keys[layer], shared.values[layer]  # (2, B, N, heads, d), ring
+        turned = torch.empty(qk.shape, dtype=torch.float32, device=qk.device)  # (2, B, N, heads, d)
+        torch.mul(qk, along, out=turned)
+        turned[..., :half].addcmul_(qk[..., half:], across[..., :half])
+        turned[..., half:].addcmul_(qk[..., :half], across[..., half:])
+        q, k = turned.mul_(self._over_length(qk)).unbind(0)  # each (B, N, heads, d)
+        keys[..., -1, :], values[..., -1, :] = k, qkv[:, :, 2]
+        places, size = keys.shape[-2], (*k.shape[:3], -1)
+        scores = torch.bmm(q.reshape(-1, 1, self.head_dim), keys.view(-1, places, self.head_dim).transpose(1, 2)).view(size)
+        shares = torch.softmax(scores.add_(shared.mask), dim=-1)  # (B, N, heads, P + 1)
+        seen = torch.bmm(shares.view(-1, 1, places), values.view(-1, places, self.head_dim)).view(size)  # (B, N, heads, d)
+        return seen.to(self.dtype)
+
+
+def forget_oldest(ring: Tensor, slots: Sequence[int]) -> Tensor:
+    """Write the last slot of ``(layers, B, N, heads, P + 1, d)`` over one of the others in each row.
+
+    Args:
+        ring: Of ``Shared``, after a pass.
+        slots: The slot of each row.
+
+    Returns:
+        What is remembered now ``(B, layers, N, heads, P, d)``, a view.
+    """
+    if len(set(slots)) == 1:
+        ring[..., slots[0], :] = ring[..., -1, :]
+    else:
+        rows, index = torch.arange(len(slots), device=ring.device), torch.tensor(slots, device=ring.device)
+        for layer in ring:
+            layer[rows, :, :, index] = layer[..., -1, :]  # (B, N, heads, d)
+    return ring[..., :-1, :].transpose(0, 1)
+
+
+def _with_room(held: Tensor, *, in_place: bool) -> Tensor:
+    """Lay remembered ``(B, layers, N, heads, P, d)`` out as ``(layers, B, N, heads, P + 1, d)`` float32; nothing is in the last slot."""
+    b, layers, *inner, p, d = held.shape
+    shape = (layers, b, *inner, p + 1, d)
+    if in_place and held.dtype == torch.float32:
+        step = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+        ours = held.stride() == (step[1], step[0], *step[2:])  # what ``forget_oldest`` gave: no dense tensor has room between its slots
+        if ours and held.untyped_storage().nbytes() >= 4 * (held.storage_offset() + math.prod(shape)):
+            return held.as_strided(shape, step)  # (layers, B, N, heads, P + 1, d)
+    ring = torch.empty(shape, dtype=torch.float32, device=held.device)
+    ring[..., :p, :] = held.transpose(0, 1)
+    return ring
 
 
 @torch.no_grad()
