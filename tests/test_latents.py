@@ -34,7 +34,6 @@ from worldsim.envs.world import WorldSimEnv
 from worldsim.model import WorldModel
 from worldsim.policies.random import RandomPolicy
 from worldsim.rollout import EpisodeJob, rollout
-from worldsim.tokenizer import FrameAutoencoder
 from worldsim.types import Observation
 
 FREE = {"policy": {"_target_": "worldsim.policies.random.RandomPolicy"}}
@@ -109,23 +108,19 @@ def test_frames_are_decoded_on_request(stores: dict[str, Path]) -> None:
         EpisodeReader(stores["instead"]).frames(0, 0, 2)
 
 
-def test_nothing_is_decoded_when_latents_are_recorded_instead(tmp_path: Path, endless_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_decoded_when_latents_are_recorded_instead(tmp_path: Path, endless_path: Path) -> None:
     calls: list[str] = []
-    inner = FrameAutoencoder.decode
-
-    def decode(self: FrameAutoencoder, latents: torch.Tensor) -> torch.Tensor:
-        calls.append("decode")
-        return inner(self, latents)
-
-    monkeypatch.setattr(FrameAutoencoder, "decode", decode)
-    world = Path(shutil.copytree(endless_path, tmp_path / "world"))
-    made(tmp_path / "instead", world, "instead")
-    assert not calls
-    store = open_store(tmp_path / "instead")
-    assert store[0].frames.shape == (7, 16, 16, 3)
-    decoded = len(calls)
-    made(tmp_path / "none", world, "none")
-    assert 0 < decoded < len(calls)
+    decoder = WorldModel.from_pretrained(endless_path).tokenizer.decoder
+    hook = decoder.register_forward_pre_hook(lambda *_: calls.append("decode"))
+    try:
+        made(tmp_path / "instead", endless_path, "instead")
+        assert not calls
+        assert open_store(tmp_path / "instead")[0].frames.shape == (7, 16, 16, 3)
+        decoded = len(calls)
+        made(tmp_path / "none", endless_path, "none")
+        assert 0 < decoded < len(calls)
+    finally:
+        hook.remove()
 
 
 def test_what_lies_on_disk(stores: dict[str, Path]) -> None:
