@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from worldsim.datasets.plan import Plan
 from worldsim.datasets.preview import contact_sheet, preview_video
 from worldsim.datasets.progress import Meter, print_summary, rows_by_scenario
 from worldsim.datasets.reader import EpisodeReader, read_commits
+from worldsim.datasets.storage import Root, local_file, place
 from worldsim.datasets.work import Recipe, Task, make_env
 from worldsim.datasets.writer import create_dataset, write_error
 from worldsim.rollout import reset, row_info
@@ -76,7 +78,7 @@ def probe(recipe: Recipe, *, seed: int, options: dict[str, Any] | None = None) -
         env.close()
 
 
-def run_plan(path: Path | str, spec: DatasetSpec, plan: Plan, recipe: Recipe, *, workers: int = 1, meter: Meter | None = None) -> Plan:
+def run_plan(path: Root | str, spec: DatasetSpec, plan: Plan, recipe: Recipe, *, workers: int = 1, meter: Meter | None = None) -> Plan:
     """Record what the dataset lacks of a plan.
 
     Args:
@@ -94,7 +96,7 @@ def run_plan(path: Path | str, spec: DatasetSpec, plan: Plan, recipe: Recipe, *,
         DatasetError: The folder holds another plan, another job runs in it, a group failed, workers die, or the disk refuses. Commits
             are kept.
     """
-    root = Path(path)
+    root = place(path)
     try:
         with job_lock(root):
             plan = create_dataset(root, spec, replace(plan, recipe=plan.recipe or recipe.to_json()))
@@ -130,8 +132,9 @@ def record(
     """
     meter = meter or Meter(quiet=True)
     launch = find_launcher(launcher)
-    sweep(Path(task.path))
-    done = done_episodes(Path(task.path), task.attempts)
+    root = place(task.path)
+    sweep(root)
+    done = done_episodes(root, task.attempts)
     groups = [jobs for jobs in plan.groups() if not all(job.id in done for job in jobs)]
     missing = sum(len(jobs) for jobs in groups)
     meter.start(frames=sum(job.horizon + 1 for jobs in groups for job in jobs), episodes=missing, there=len(plan.jobs) - missing)
@@ -144,19 +147,19 @@ def record(
             meter.finish(jobs, recorded)
 
 
-def done_episodes(root: Path, attempts: int | None) -> set[int]:
+def done_episodes(root: Root, attempts: int | None) -> set[int]:
     """Return the episodes that are committed, those that failed only once they were tried ``attempts`` times."""
     records = read_commits(root)
     return {int(r["episode"]) for r in records if r["status"] != "failed" or (attempts is not None and r["attempt"] >= attempts)}
 
 
-def close_run(path: Path | str, meter: Meter, console: Console, *, preview: bool) -> EpisodeReader:
+def close_run(path: Root | str, meter: Meter, console: Console, *, preview: bool) -> EpisodeReader:
     """Draw the previews, finalize a dataset that is complete, and print its table.
 
     Raises:
         DatasetError: No episode is usable, or the disk refuses.
     """
-    root = Path(path)
+    root = place(path)
     records = read_commits(root)
     store = EpisodeReader(root, decode=True)
     if not len(store):
@@ -164,7 +167,10 @@ def close_run(path: Path | str, meter: Meter, console: Console, *, preview: bool
     files = []
     if preview:
         try:
-            files = [contact_sheet(store, root / "contact_sheet.png"), preview_video(store, root / "preview.mp4")]
+            files = [
+                _drawn(root / "contact_sheet.png", partial(contact_sheet, store)),
+                _drawn(root / "preview.mp4", partial(preview_video, store)),
+            ]
         except OSError as error:
             raise write_error(root, error) from error
     summary = finalize(root)
@@ -172,3 +178,9 @@ def close_run(path: Path | str, meter: Meter, console: Console, *, preview: bool
     for file in files:
         console.print(str(file), soft_wrap=True)
     return store
+
+
+def _drawn(file: Root, draw: Callable[[Path], Path]) -> Root:
+    """Have a picture drawn where ``file`` is; its name may end otherwise."""
+    with local_file(file) as local:
+        return file.with_name(draw(local).name)

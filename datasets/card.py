@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from worldsim.datasets.layout import canonical_json
 from worldsim.datasets.reader import read_attributes, read_commits
+from worldsim.datasets.storage import Root
 from worldsim.datasets.tally import Tally, reasons, tally
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
@@ -18,7 +18,7 @@ _MARKS = re.compile(r"[\\`*_\[\]|~<>&$]")
 _ROWS = 40  # of a table, at most
 
 
-def dataset_card(root: Path, summary: Mapping[str, Any]) -> str:
+def dataset_card(root: Root, summary: Mapping[str, Any]) -> str:
     """Write the card of a dataset as Markdown; names that come from the data are escaped.
 
     Args:

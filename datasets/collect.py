@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from worldsim.datasets.layout import DatasetError
 from worldsim.datasets.plan import Plan, make_plan
 from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import EpisodeReader, read_commits
+from worldsim.datasets.storage import Root, place
 from worldsim.datasets.work import Recipe
 from worldsim.datasets.writer import make_spec
 from worldsim.rollout import EpisodeJob
@@ -68,7 +68,7 @@ def collect(cfg: Mapping[str, Any], *, console: Console | None = None) -> Episod
         root_seed=int(cfg["seed"]),
     )
     meter = Meter(f"recording {cfg['source']['name']}", console=console)
-    path = Path(cfg["out"])
+    path = place(cfg["out"])
     workers = int(cfg.get("workers") or os.cpu_count() or 1)
     plan: Plan | None = None
     while (missing := _missing_episodes(path, plan, cfg)) > 0:
@@ -102,7 +102,7 @@ def policy_mix(config: Mapping[str, Any], noise: Mapping[str, Any], horizon: int
     ]
 
 
-def _missing_episodes(path: Path, plan: Plan | None, cfg: Mapping[str, Any]) -> int:
+def _missing_episodes(path: Root, plan: Plan | None, cfg: Mapping[str, Any]) -> int:
     """How many more episodes to plan: full ones at first, then by the mean length of what came."""
     frames = int(cfg["frames"])
     if plan is None:

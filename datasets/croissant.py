@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from worldsim.datasets.expect import expected_arrays
 from worldsim.datasets.layout import ArraySpec, read_json
 from worldsim.datasets.reader import read_attributes
-from worldsim.datasets.seal import file_sha256
+from worldsim.datasets.storage import Root, digest
 
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -81,7 +80,7 @@ _MEANING = {
 }
 
 
-def croissant_text(root: Path, summary: Mapping[str, Any]) -> str:
+def croissant_text(root: Root, summary: Mapping[str, Any]) -> str:
     """Write the metadata of a dataset as indented JSON-LD.
 
     Args:
@@ -94,7 +93,7 @@ def croissant_text(root: Path, summary: Mapping[str, Any]) -> str:
     return json.dumps(croissant(root, summary), indent=2, ensure_ascii=False) + "\n"
 
 
-def croissant(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def croissant(root: Root, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a dataset in Croissant 1.0; see ``croissant_text``."""
     attributes = read_attributes(root)
     arrays = expected_arrays(attributes, max(part["horizon"] for part in read_json(root / "plan.json")["parts"]))
@@ -131,19 +130,20 @@ def _meaning(array: ArraySpec) -> str:
     return _MEANING.get(array.name, array.name)
 
 
-def _objects(root: Path) -> list[dict[str, Any]]:
+def _objects(root: Root) -> list[dict[str, Any]]:
     return [
         {
             "@type": "cr:FileObject",
             "@id": name,
             "name": name,
             "contentUrl": name,
-            "contentSize": f"{(root / name).stat().st_size} B",
+            "contentSize": f"{size} B",
             "encodingFormat": "application/json",
-            "sha256": file_sha256(root / name),
+            "sha256": sha256,
         }
         for name in _OBJECTS
         if (root / name).exists()
+        for size, sha256 in [digest(root / name)]
     ]
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from worldsim.datasets.exports.common import Export
 from worldsim.datasets.layout import DatasetError
 from worldsim.datasets.reader import SPLITS, EpisodeReader
+from worldsim.datasets.storage import Root
 
 FORMATS = ("lerobot", "minari", "diffusion_policy", "mp4", "numpy")
 
@@ -36,7 +37,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def export(
-    dataset: Path | str,
+    dataset: Root | str,
     out: Path | str,
     *,
     format: str,

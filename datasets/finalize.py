@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import MemoryStore
 
 from worldsim.datasets.card import dataset_card
 from worldsim.datasets.croissant import croissant_text
 from worldsim.datasets.layout import ACTION, FRAMES, REWARD, STATE, canonical_json, write_atomic
 from worldsim.datasets.reader import EpisodeReader, fingerprint, heldout, read_attributes, read_commits
-from worldsim.datasets.seal import file_sha256, seal
+from worldsim.datasets.seal import seal
+from worldsim.datasets.storage import Root, digest, each, place, sizes, write_group
 from worldsim.datasets.writer import write_error
 
 _SAMPLE = 64  # frames of an episode that pixel statistics are taken from, at most
 
 
-def finalize(path: Path | str) -> dict[str, Any]:
+def finalize(path: Root | str) -> dict[str, Any]:
     """Write ``index/``, ``README.md``, ``croissant.json`` and ``MANIFEST.json`` from what is committed.
 
     Returns:
@@ -30,7 +31,7 @@ def finalize(path: Path | str) -> dict[str, Any]:
     Raises:
         DatasetError: The dataset cannot be read or written.
     """
-    root = Path(path)
+    root = place(path)
     good = [record for record in read_commits(root) if record["status"] == "ok"]
     try:
         _write_index(root, good)
@@ -44,7 +45,7 @@ def finalize(path: Path | str) -> dict[str, Any]:
     return summary
 
 
-def summarize(root: Path) -> dict[str, Any]:
+def summarize(root: Root) -> dict[str, Any]:
     """Count what is committed.
 
     Raises:
@@ -65,8 +66,9 @@ def summarize(root: Path) -> dict[str, Any]:
     }
 
 
-def _write_index(root: Path, good: Sequence[Mapping[str, Any]]) -> None:
-    group = zarr.create_group(root / "index", overwrite=True, zarr_format=3)
+def _write_index(root: Root, good: Sequence[Mapping[str, Any]]) -> None:
+    store: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(store), zarr_format=3)
     scenarios = sorted({str(record["scenario"]) for record in good})
     lengths = np.array([record["length"] for record in good], dtype=np.int32)
     columns: dict[str, NDArray[Any]] = {
@@ -83,6 +85,7 @@ def _write_index(root: Path, good: Sequence[Mapping[str, Any]]) -> None:
         chunks = (max(len(values), 1),)
         array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks, config={"write_empty_chunks": True})
         array[...] = values
+    write_group(root / "index", store)
     texts = sorted({str(record["conditioning"]["text"]) for record in good})
     write_atomic(root / "index" / "scenarios.json", canonical_json(scenarios))
     write_atomic(root / "index" / "tasks.json", canonical_json(texts))
@@ -110,11 +113,13 @@ def _describe(values: NDArray[Any]) -> dict[str, Any]:
     return {"count": len(values), **{name: [round(float(x), 9) for x in column] for name, column in columns.items()}}
 
 
-def listed_files(root: Path) -> list[Path]:
-    """Return the files that a manifest lists: all but the manifest and what is passing."""
+def listed_files(root: Root) -> dict[str, int]:
+    """Return the files that a manifest lists, and their bytes: all but the manifest and what is passing."""
     passing = (".tmp", ".partial", "MANIFEST.json")
-    return [path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.endswith(passing)]
+    return {name: size for name, size in sizes(root).items() if not name.endswith(passing)}
 
 
-def _files(root: Path) -> dict[str, Any]:
-    return {p.relative_to(root).as_posix(): {"size": p.stat().st_size, "sha256": file_sha256(p)} for p in listed_files(root)}
+def _files(root: Root) -> dict[str, Any]:
+    names = list(listed_files(root))
+    found = each(root, lambda name: digest(root / name), names)
+    return {name: {"size": size, "sha256": sha256} for name, (size, sha256) in zip(names, found, strict=True)}

@@ -16,6 +16,7 @@ from worldsim.datasets.lock import job_lock
 from worldsim.datasets.plan import Plan, make_plan
 from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import EpisodeReader
+from worldsim.datasets.storage import place
 from worldsim.datasets.work import Recipe, build_policy
 from worldsim.datasets.writer import create_dataset, make_spec, write_error
 from worldsim.episode import Conditioning
@@ -66,7 +67,7 @@ def plan_dataset(cfg: Mapping[str, Any], *, console: Console | None = None) -> P
         ValueError: A scenario or value is wrong, the world cannot be loaded, or the folder holds another plan or cannot be written.
     """
     console = console or Console()
-    root = Path(cfg["out"])
+    root = place(cfg["out"])
     spec, plan, recipe = _prepare(cfg, console)
     try:
         with job_lock(root):

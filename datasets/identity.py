@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from worldsim.datasets.layout import canonical_json, read_json
+from worldsim.datasets.storage import Root, each, place, sizes
 
 VOLATILE = ("worker", "started", "seconds", "committed", "attempt", "made", "seal")
 """Keys of a commit record that tell of its making: process, times, tries, machine and versions."""
@@ -20,21 +20,19 @@ def content(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in VOLATILE}
 
 
-def file_hashes(path: Path | str) -> dict[str, str]:
+def file_hashes(path: Root | str) -> dict[str, str]:
     """Return the sha256 of every file of a dataset that is no derived one; of ``zarr.json`` only what arrays mean, without dates."""
-    root = Path(path)
-    return dict(_hashes(root))
+    root = place(path)
+    names = [name for name in sizes(root) if name.split("/", 1)[0] not in DERIVED and name != "zarr.json"]
+    return dict(zip(names, each(root, lambda name: _hash(root, name), names), strict=True))
 
 
-def dataset_hash(path: Path | str) -> str:
+def dataset_hash(path: Root | str) -> str:
     """Return one sha256 over the plan, every array file and every commit: equal for equal data, however and wherever it was made."""
     return hashlib.sha256(canonical_json(sorted(file_hashes(path).items())).encode()).hexdigest()
 
 
-def _hashes(root: Path) -> Iterator[tuple[str, str]]:
-    for file in sorted(path for path in root.rglob("*") if path.is_file()):
-        name = file.relative_to(root).as_posix()
-        if name.split("/", 1)[0] in DERIVED or name == "zarr.json":
-            continue
-        data = canonical_json(content(read_json(file))).encode() if name.startswith("commits/") else file.read_bytes()
-        yield name, hashlib.sha256(data).hexdigest()
+def _hash(root: Root, name: str) -> str:
+    file = root / name
+    data = canonical_json(content(read_json(file))).encode() if name.startswith("commits/") else file.read_bytes()
+    return hashlib.sha256(data).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from worldsim.datasets.lock import job_lock
 from worldsim.datasets.plan import Plan
 from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import read_attributes, read_commits
+from worldsim.datasets.storage import Root, place
 from worldsim.datasets.work import Recipe, Task
 from worldsim.datasets.writer import read_plan, write_error
 
@@ -35,7 +35,7 @@ def run_job(cfg: Mapping[str, Any], *, console: Console | None = None) -> int:
     for name in ("workers", "attempts"):
         if int(cfg[name]) < 1:
             raise DatasetError(f"{name}={cfg[name]} must be 1 or more")
-    root, attempts, cluster = Path(cfg["out"]), int(cfg["attempts"]), dict(cfg.get("cluster") or {})
+    root, attempts, cluster = place(cfg["out"]), int(cfg["attempts"]), dict(cfg.get("cluster") or {})
     plan, recipe = read_job(root, world=cfg.get("world"), device=cfg.get("device"))
     task = Task(str(root.absolute()), recipe, attempts=attempts, keep_going=True, retries=int(cluster.get("retries", 3)))
     meter = Meter(f"recording {read_attributes(root)['name']}", console=console)
@@ -60,7 +60,7 @@ def run_job(cfg: Mapping[str, Any], *, console: Console | None = None) -> int:
     return _report_failures(root, console)
 
 
-def read_job(root: Path, *, world: str | None = None, device: str | None = None) -> tuple[Plan, Recipe]:
+def read_job(root: Root, *, world: str | None = None, device: str | None = None) -> tuple[Plan, Recipe]:
     """Read what a dataset's episodes are made by.
 
     Args:
@@ -89,7 +89,7 @@ def finalize_job(cfg: Mapping[str, Any], *, console: Console | None = None) -> N
         ValueError: The folder is no dataset, a job runs in it, episodes are missing, or the disk refuses.
     """
     console = console or Console()
-    root = Path(cfg["dataset"])
+    root = place(cfg["dataset"])
     read_attributes(root)
     missing = len(read_plan(root).jobs) - len(read_commits(root))
     if missing and not cfg.get("partial"):
@@ -103,7 +103,7 @@ def finalize_job(cfg: Mapping[str, Any], *, console: Console | None = None) -> N
         raise write_error(root, error) from error
 
 
-def _report_failures(root: Path, console: Console) -> int:
+def _report_failures(root: Root, console: Console) -> int:
     failed = [record for record in read_commits(root) if record["status"] == "failed"]
     if failed:
         console.print(f"{len(failed)} episodes failed; the first reason: {failed[0]['reason']}", soft_wrap=True, markup=False)

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import re
-import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from worldsim.datasets.errors import DatasetError as DatasetError
+from worldsim.datasets.objects import StoreError, StorePath
+from worldsim.datasets.storage import Root, write_bytes
 
 FORMAT = "worldsim-episodes"
 VERSION = "1.1"
@@ -42,10 +42,7 @@ ARRAYS = (FRAMES, LATENTS, STATE, ACTION, REWARD, TERMINATED, TRUNCATED)
 EVERY_FRAME = (FRAMES, LATENTS, STATE)
 """Arrays with T + 1 entries an episode; the others have T."""
 _NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
-
-
-class DatasetError(ValueError):
-    """A dataset cannot be written or read as asked; the message names the file and the way out."""
+P = TypeVar("P", Path, StorePath, Root)
 
 
 @dataclass(frozen=True)
@@ -134,12 +131,12 @@ def part_name(part: int) -> str:
     return f"p{part:05d}"
 
 
-def commit_path(root: Path, part: int, slot: int) -> Path:
+def commit_path(root: P, part: int, slot: int) -> P:
     """Where the commit record of a slot lies."""
     return root / "commits" / part_name(part) / f"{slot:06d}.json"
 
 
-def array_path(root: Path, part: int, name: str) -> Path:
+def array_path(root: P, part: int, name: str) -> P:
     """Folder of an array.
 
     Raises:
@@ -150,7 +147,7 @@ def array_path(root: Path, part: int, name: str) -> Path:
     return root / "parts" / part_name(part) / name
 
 
-def shard_path(root: Path, part: int, name: str, slot: int, dims: int) -> Path:
+def shard_path(root: P, part: int, name: str, slot: int, dims: int) -> P:
     """File that holds all of one episode in an array of ``dims`` axes, the slot axis included."""
     return array_path(root, part, name) / ".".join(["c", str(slot), *["0"] * (dims - 1)])
 
@@ -171,7 +168,7 @@ def sha256_array(array: NDArray[Any]) -> str:
     return hashlib.sha256(plain.view(np.uint8).data if plain.size else b"").hexdigest()
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Root) -> Any:
     """Read a JSON file.
 
     Raises:
@@ -181,49 +178,22 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is missing: is the folder a complete worldsim dataset?") from error
+    except StoreError:
+        raise
     except (ValueError, OSError) as error:
         raise DatasetError(f"{path} cannot be read as JSON ({error}): restore it from a copy of the dataset") from error
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Root, text: str) -> None:
     """Write a text file that after any crash is either the old one, the new one, or absent."""
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file all the way to the disk; after any crash it is either the old one, the new one, or absent."""
-    temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sweep(root: Path) -> list[Path]:
-    """Remove what a killed writer left half written; only for one who knows that nobody writes now."""
+def sweep(root: Root) -> list[Path]:
+    """Remove what a killed writer left half written; only for one who knows that nobody writes now. An object is never half there."""
+    if isinstance(root, StorePath):
+        return []
     left = [path for pattern in ("*.tmp", "*.partial") for path in root.rglob(pattern) if path.is_file()]
     for path in left:
         path.unlink(missing_ok=True)
     return left
-
-
-def sync_file(path: Path) -> None:
-    """Have the disk take a file's bytes now."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_folder(path: Path) -> None:
-    """Have the disk take a folder's entries now; systems that cannot sync folders do so by themselves."""
-    if os.name == "posix":
-        sync_file(path)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import cached_property, partial
+from pathlib import PurePosixPath
 from typing import Any
 
-import zarr
 from rich.console import Console
 
+from worldsim.datasets.creation import write_attributes
 from worldsim.datasets.finalize import finalize
-from worldsim.datasets.layout import DatasetError, array_path, canonical_json, commit_path, part_name, write_atomic
+from worldsim.datasets.layout import DatasetError, canonical_json, commit_path, part_name, write_atomic
 from worldsim.datasets.lock import job_lock
+from worldsim.datasets.objects import StorePath
+from worldsim.datasets.places import slot_of
 from worldsim.datasets.plan import Part, Plan
 from worldsim.datasets.provenance import provenance
 from worldsim.datasets.reader import read_attributes, read_commits
 from worldsim.datasets.seal import seal
+from worldsim.datasets.storage import Root, building, copy, each, place, sizes
 from worldsim.datasets.writer import read_plan, write_error
 
 _SAME = ("frame_size", "fps", "action_space", "action_size", "action_dtype", "state_names", "licence", "latents")
@@ -27,12 +30,17 @@ _SAME = ("frame_size", "fps", "action_space", "action_size", "action_dtype", "st
 class _Source:
     """A dataset to merge, and where its parts and episodes begin in the merged one."""
 
-    root: Path
+    root: Root
     attributes: Mapping[str, Any]
     plan: Plan
     records: Sequence[Mapping[str, Any]]
     part: int
     episode: int
+
+    @cached_property
+    def streams(self) -> Mapping[tuple[int, int], frozenset[str]]:
+        """Names of the arrays that each committed slot has."""
+        return {(int(record["part"]), int(record["slot"])): frozenset(record["sha256"]) for record in self.records}
 
 
 def merge_command(cfg: Mapping[str, Any], *, console: Console | None = None) -> None:
@@ -53,7 +61,7 @@ def merge_command(cfg: Mapping[str, Any], *, console: Console | None = None) -> 
     (console or Console()).print(line, soft_wrap=True, markup=False)
 
 
-def merge(out: Path | str, sources: Sequence[Path | str]) -> dict[str, Any]:
+def merge(out: Root | str, sources: Sequence[Root | str]) -> dict[str, Any]:
     """Copy the committed episodes of several datasets into a new one.
 
     Their frames, rates, actions, states and licences must be the same. Episodes keep their seeds and scenarios; a scenario of another
@@ -70,28 +78,21 @@ def merge(out: Path | str, sources: Sequence[Path | str]) -> dict[str, Any]:
         DatasetError: A source is no dataset, they do not fit together, ``out`` is there already, or the disk refuses;
             ``out`` is whole or absent.
     """
-    root = Path(out)
-    if root.exists():
+    root = place(out)
+    if root.exists() or root.is_dir():
         raise DatasetError(f"{root} exists: choose another 'out', or remove it")
-    given = _read_sources([Path(source) for source in sources])
-    fresh = root.with_name(f".{root.name}.new")
+    given = _read_sources([place(source) for source in sources])
     try:
-        with job_lock(root):
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir(parents=True)
-            _write_head(fresh, given)
+        with job_lock(root), building(root) as fresh:
             for source in given:
                 _copy_parts(fresh, source)
-            summary = finalize(fresh)
-            fresh.rename(root)
+            _write_head(fresh, given)
+            return finalize(fresh)
     except OSError as error:
         raise write_error(root, error) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return summary
 
 
-def _read_sources(paths: Sequence[Path]) -> list[_Source]:
+def _read_sources(paths: Sequence[Root]) -> list[_Source]:
     if len(paths) < 2:
         raise DatasetError(f"from={[str(path) for path in paths]} must name two datasets or more")
     if len({path.resolve() for path in paths}) < len(paths):
@@ -134,7 +135,7 @@ def _meaning(scenario: Any) -> Any:
     return {key: value for key, value in scenario.items() if key not in ("seeds", "count", "weight")}
 
 
-def _write_head(fresh: Path, sources: Sequence[_Source]) -> None:
+def _write_head(fresh: Root, sources: Sequence[_Source]) -> None:
     jobs = [replace(job, id=source.episode + job.id) for source in sources for job in source.plan.jobs]
     parts = [Part(source.episode + part.first, part.count, part.horizon) for source in sources for part in source.plan.parts]
     plan = Plan(max(source.plan.batch for source in sources), _scenarios(sources), tuple(jobs), tuple(parts))
@@ -149,29 +150,34 @@ def _write_head(fresh: Path, sources: Sequence[_Source]) -> None:
         for s in sources
     ]
     attributes = {**first, "generator": provenance(), "plan_sha256": plan.sha256(), "merged": origin}
-    zarr.create_group(fresh, zarr_format=3, attributes={"worldsim": attributes})
     write_atomic(fresh / "plan.json", plan.text())
+    write_attributes(fresh, attributes)
 
 
-def _copy_parts(fresh: Path, source: _Source) -> None:
+def _copy_parts(fresh: Root, source: _Source) -> None:
     """Copy what is committed: array descriptions and the files of committed slots, and nothing else that lies there."""
     for number in range(len(source.plan.parts)):
-        old, new = source.root / "parts" / part_name(number), fresh / "parts" / part_name(source.part + number)
         (fresh / "commits" / part_name(source.part + number)).mkdir(parents=True)
-        for about in sorted(old.rglob("zarr.json")):
-            target = new / about.relative_to(old)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(about, target)
-    for record in source.records:
-        _copy_episode(fresh, source, record)
+        folder, target = (root / "parts" / part_name(n) for root, n in ((source.root, number), (fresh, source.part + number)))
+        names = [name for name in sizes(folder) if _is_kept(source, number, name)]
+        for name in {str(PurePosixPath(name).parent): None for name in names}:
+            (target / name).mkdir(parents=True, exist_ok=True)
+        each(fresh if isinstance(fresh, StorePath) else source.root, partial(_copy_file, folder, target), names)
+    each(fresh, partial(_move_record, fresh, source), source.records)
 
 
-def _copy_episode(fresh: Path, source: _Source, record: Mapping[str, Any]) -> None:
-    part, slot = int(record["part"]), int(record["slot"])
-    for name in record["sha256"]:
-        folder, target = array_path(source.root, part, name), array_path(fresh, source.part + part, name)
-        for file in folder.glob(f"c.{slot}.*"):
-            if file.suffix not in (".tmp", ".partial"):
-                shutil.copyfile(file, target / file.name)
-    moved = {**record, "episode": source.episode + int(record["episode"]), "part": source.part + part}
-    write_atomic(commit_path(fresh, source.part + part, slot), canonical_json(seal(moved)))
+def _copy_file(folder: Root, target: Root, name: str) -> None:
+    copy(folder / name, target / name)
+
+
+def _is_kept(source: _Source, part: int, name: str) -> bool:
+    """Whether a file of a part describes arrays, or holds a stream that the commit record of its slot tells of."""
+    array, _, file = name.rpartition("/")
+    place = slot_of(f"parts/{part_name(part)}/{name}")
+    return file == "zarr.json" or (place is not None and array in source.streams.get(place, ()))
+
+
+def _move_record(fresh: Root, source: _Source, record: Mapping[str, Any]) -> None:
+    part, slot = source.part + int(record["part"]), int(record["slot"])
+    moved = {**record, "episode": source.episode + int(record["episode"]), "part": part}
+    write_atomic(commit_path(fresh, part, slot), canonical_json(seal(moved)))

@@ -21,6 +21,7 @@ from worldsim.datasets.layout import DatasetError, canonical_json
 from worldsim.datasets.page_parts import BODY, SCRIPT, STYLE
 from worldsim.datasets.preview import contact_sheet, preview_video
 from worldsim.datasets.reader import EpisodeReader, read_commits
+from worldsim.datasets.storage import Root, place
 from worldsim.episode import Episode
 from worldsim.types import StoreInfo
 from worldsim.video import write_video
@@ -34,10 +35,11 @@ def main(cfg: DictConfig) -> None:
     Raises:
         ValueError: The folder is no dataset, ``out`` lies inside it, or an episode is damaged.
     """
-    root, console = Path(str(cfg["dataset"])), Console()
-    out = Path(str(cfg["out"])) if cfg["out"] else root.with_name(f"{root.name}.preview")
+    root, console = place(str(cfg["dataset"])), Console()
+    beside = root.with_name(f"{root.name}.preview")
+    out = Path(str(cfg["out"])) if cfg["out"] else beside if isinstance(beside, Path) else Path(beside.name)
     store = EpisodeReader(root, decode=True)
-    if out.resolve().is_relative_to(root.resolve()):
+    if isinstance(root, Path) and out.resolve().is_relative_to(root.resolve()):
         raise DatasetError(f"out={out} lies inside the dataset, whose manifest lists every file: choose a folder elsewhere")
     out.mkdir(parents=True, exist_ok=True)
     files = [contact_sheet(store, out / "contact_sheet.png"), preview_video(store, out / "preview.mp4")] if len(store) else []
@@ -50,7 +52,7 @@ def main(cfg: DictConfig) -> None:
         console.print(f"{file} ({file.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, markup=False, highlight=False)
 
 
-def write_page(root: Path | str, out: Path | str, *, episodes: int = 24, embed: bool = True, console: Console | None = None) -> Path:
+def write_page(root: Root | str, out: Path | str, *, episodes: int = 24, embed: bool = True, console: Console | None = None) -> Path:
     """Write ``index.html``: it needs no network and no other file, unless videos are to lie beside it.
 
     Rejected episodes are shown, too. Names and texts of the dataset appear as text, whatever they hold.
@@ -68,7 +70,7 @@ def write_page(root: Path | str, out: Path | str, *, episodes: int = 24, embed: 
     Raises:
         DatasetError: The dataset cannot be read, or there is no episode to show.
     """
-    root, out = Path(root), Path(out)
+    root, out = place(root), Path(out)
     records = [record for record in read_commits(root) if int(record["frames"]) > 0]
     if not records or episodes < 1:
         raise DatasetError(f"{root} has no episode to show" if not records else f"episodes={episodes} must be 1 or more")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from worldsim.datasets.storage import Root
 from worldsim.datasets.work import Recorded
 from worldsim.rollout import EpisodeJob
 
@@ -101,7 +101,7 @@ class Meter:
             self.console.print(f"{self.title}: {completed / max(self._planned, 1):.0%}, {text}, {left:.0f} s left", soft_wrap=True)
 
 
-def print_summary(console: Console, path: Path | str, summary: Mapping[str, Any], rate: float, rows: Sequence[Mapping[str, Any]]) -> None:
+def print_summary(console: Console, path: Root | str, summary: Mapping[str, Any], rate: float, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the closing table: one row a scenario and the total.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.buffer.cpu import Buffer
+from zarr.storage import MemoryStore
 
 from worldsim.datasets.layout import (
     ACTION,
@@ -31,9 +34,11 @@ from worldsim.datasets.layout import (
     read_json,
     sha256_array,
 )
+from worldsim.datasets.objects import StoreError
 from worldsim.datasets.records import Records, read_index
 from worldsim.datasets.seal import check_seal
 from worldsim.datasets.shards import SlotLayout, slot_layout
+from worldsim.datasets.storage import Root, each, place, sizes
 from worldsim.episode import Conditioning, Episode
 from worldsim.spaces import space_from_json
 from worldsim.types import StoreInfo
@@ -41,6 +46,8 @@ from worldsim.types import StoreInfo
 Decode: TypeAlias = Callable[[NDArray[Any]], NDArray[np.uint8]]
 HELDOUT = 0.05
 SPLITS = ("train", "heldout")
+COMMIT = re.compile(r"p[^/]*/[^/]*\.json")
+"""Names of commit records, from ``commits/`` on."""
 
 
 class EpisodeReader:
@@ -50,7 +57,7 @@ class EpisodeReader:
     index is not about just the records that are there, all records are read.
 
     Args:
-        path: Folder of the dataset.
+        path: Folder of the dataset, or its place in a store as ``s3://bucket/name``.
         check: Whether whole-episode reads are compared with the hashes in the commit record.
         decode: What frames are made by where a dataset holds latents instead: True for the world that the dataset names, loaded when it
             is first needed; or a function from latents ``(N, C, h, w)`` to frames ``(N, H, W, 3)`` uint8, as
@@ -60,8 +67,8 @@ class EpisodeReader:
         ValueError: The folder is no dataset, or one of a newer major format version.
     """
 
-    def __init__(self, path: Path | str, *, check: bool = True, decode: bool | Decode = False) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Root | str, *, check: bool = True, decode: bool | Decode = False) -> None:
+        self.path = place(path)
         self.check = check
         self.decode = decode
         self.attributes = read_attributes(self.path)
@@ -202,14 +209,22 @@ class EpisodeReader:
 
 @dataclass(frozen=True)
 class SlotArray:
-    """An array of a part, open for reading: the Zarr array, how its slots lie in files where that is as layout v1 says, and its folder."""
+    """An array of a part, open for reading.
+
+    Attributes:
+        array: The Zarr array; of a store without its data.
+        layout: How its slots lie in files, where that is as layout v1 says.
+        folder: Where its files are.
+        about: Its ``zarr.json``.
+    """
 
     array: Any
     layout: SlotLayout | None
-    folder: str
+    folder: Root
+    about: bytes
 
 
-def open_array(root: Path, part: int, name: str) -> SlotArray:
+def open_array(root: Root, part: int, name: str) -> SlotArray:
     """Open an array of a part for reading.
 
     Raises:
@@ -217,14 +232,22 @@ def open_array(root: Path, part: int, name: str) -> SlotArray:
     """
     file, way_out = array_path(root, part, name) / "zarr.json", "restore it from a copy of the dataset"
     try:
-        array = zarr.open_array(array_path(root, part, name), mode="r", zarr_format=3)
+        about = file.read_bytes()
+        array = zarr.open_array(file.parent, mode="r", zarr_format=3) if isinstance(file, Path) else _zarr_array({"zarr.json": about})
         layout = slot_layout(array.metadata.to_dict())
         one_file = layout is not None or _is_one_file(array, shard_name(0, array.ndim))
+    except StoreError:
+        raise
     except Exception as error:
         raise DatasetError(f"{file} is missing or damaged: {way_out}") from error
     if not one_file:
         raise DatasetError(f"{file} is damaged, its episodes are not one file each: {way_out}")
-    return SlotArray(array, layout, str(file.parent))
+    return SlotArray(array, layout, file.parent, about)
+
+
+def _zarr_array(files: Mapping[str, bytes]) -> Any:
+    """Open an array whose files are in memory."""
+    return zarr.open_array(MemoryStore({name: Buffer.from_bytes(data) for name, data in files.items()}), mode="r", zarr_format=3)
 
 
 def _is_one_file(array: Any, name: str) -> bool:
@@ -234,24 +257,25 @@ def _is_one_file(array: Any, name: str) -> bool:
     return bool(key == name and own[0] == 1 and own[1] >= array.shape[1] and own[2:] == array.shape[2:])
 
 
-def read_slot(root: Path, array: SlotArray, record: Mapping[str, Any], name: str, start: int, stop: int, *, check: bool) -> NDArray[Any]:
+def read_slot(root: Root, array: SlotArray, record: Mapping[str, Any], name: str, start: int, stop: int, *, check: bool) -> NDArray[Any]:
     """Read steps ``start`` to ``stop`` of one episode's slot.
 
     Raises:
         DatasetError: The shard is missing or damaged, or with ``check`` it is not what was committed.
     """
     slot = int(record["slot"])
-    file = Path(array.folder, shard_name(slot, array.array.ndim))
+    file = array.folder / shard_name(slot, array.array.ndim)
     way_out = "restore it from a copy, or record the episode again by removing its commit record"
     try:
         if array.layout is not None and stop > start:
             values = array.layout.read(file, start, stop)
         else:
-            if stop > start:
-                file.stat()  # Zarr would read zeros where there is no file
-            values = np.asarray(array.array[slot, start:stop])
+            files = {file.name: file.read_bytes()} if stop > start else {}
+            values = np.asarray(_zarr_array({"zarr.json": array.about, **files})[slot, start:stop])
     except FileNotFoundError as error:
         raise DatasetError(f"episode {record['episode']}: {file} is missing; {way_out}") from error
+    except StoreError:
+        raise
     except Exception as error:
         raise DatasetError(f"episode {record['episode']}: {file} is damaged ({error}); {way_out}") from error
     if len(values) != stop - start or (check and sha256_array(values) != record["sha256"][name]):
@@ -264,7 +288,7 @@ def shard_name(slot: int, dims: int) -> str:
     return f"c.{slot}{'.0' * (dims - 1)}"
 
 
-def read_attributes(root: Path) -> dict[str, Any]:
+def read_attributes(root: Root) -> dict[str, Any]:
     """Read what a dataset says of itself.
 
     Raises:
@@ -281,14 +305,14 @@ def read_attributes(root: Path) -> dict[str, Any]:
     return attributes
 
 
-def read_commits(root: Path) -> list[dict[str, Any]]:
+def read_commits(root: Root) -> list[dict[str, Any]]:
     """Read all commit records, sorted by episode.
 
     Raises:
         DatasetError: A record is no valid JSON, or not what was written.
     """
-    files = sorted((root / "commits").glob("p*/*.json"))
-    records: list[dict[str, Any]] = [read_json(path) for path in files]
+    files = [root / "commits" / name for name in sizes(root / "commits") if COMMIT.fullmatch(name)]
+    records: list[dict[str, Any]] = each(root, read_json, files)
     for record, file in zip(records, files, strict=True):
         check_seal(record, file)
     return sorted(records, key=lambda record: int(record["episode"]))

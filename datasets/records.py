@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.buffer.cpu import Buffer
+from zarr.storage import MemoryStore
 
 from worldsim.datasets.layout import DatasetError, commit_path, read_json
 from worldsim.datasets.seal import check_seal
+from worldsim.datasets.storage import Root, each, sizes
 
 _COLUMNS = ("episode_part", "episode_slot", "length", "split")
 
@@ -39,7 +40,7 @@ class Records(Sequence[dict[str, Any]]):
         index: Where the records are.
     """
 
-    def __init__(self, root: Path, index: Index) -> None:
+    def __init__(self, root: Root, index: Index) -> None:
         self.root = root
         self.table = index
         self._read: dict[int, dict[str, Any]] = {}
@@ -80,7 +81,7 @@ class Records(Sequence[dict[str, Any]]):
         return record
 
 
-def read_index(root: Path) -> Index | None:
+def read_index(root: Root) -> Index | None:
     """Read ``index/`` where it is whole and about just the commit records that are there; None otherwise.
 
     The manifest tells the hash of the index and the names and sizes of the records.
@@ -88,30 +89,28 @@ def read_index(root: Path) -> Index | None:
     try:
         manifest = json.loads((root / "MANIFEST.json").read_bytes())
         files: Mapping[str, Mapping[str, Any]] = manifest["files"]
-        if not _same_records(root, files) or not _same_index(root, files):
+        stored = _same_index(root, files) if _same_records(root, files) else None
+        if stored is None:
             return None
-        group = zarr.open_group(root / "index", mode="r", zarr_format=3)
+        group = zarr.open_group(MemoryStore(stored), mode="r", zarr_format=3)
         part, slot, length, split = (np.asarray(group[name][...]) for name in _COLUMNS)  # type: ignore[index]
         return Index(part, slot, length.astype(np.int64), split.astype(np.bool_), str(manifest["fingerprint"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _same_records(root: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:
+def _same_records(root: Root, files: Mapping[str, Mapping[str, Any]]) -> bool:
     listed = {name: entry["size"] for name, entry in files.items() if name.startswith("commits/") and name.endswith(".json")}
-    return listed == _record_sizes(root)
+    return listed == {f"commits/{name}": size for name, size in sizes(root / "commits").items() if name.endswith(".json")}
 
 
-def _record_sizes(root: Path) -> dict[str, int]:
-    sizes = {}
-    with os.scandir(root / "commits") as parts:
-        for part in parts:
-            with os.scandir(part.path) as entries:
-                sizes.update({f"commits/{part.name}/{e.name}": e.stat().st_size for e in entries if e.name.endswith(".json")})
-    return sizes
-
-
-def _same_index(root: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:
-    own = {name: entry["sha256"] for name, entry in files.items() if name.startswith(tuple(f"index/{c}/" for c in _COLUMNS))}
-    enough = all(f"index/{column}/zarr.json" in own for column in _COLUMNS)
-    return enough and all(hashlib.sha256((root / name).read_bytes()).hexdigest() == sha for name, sha in own.items())
+def _same_index(root: Root, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Read the index's files by their names in it; None where one is not there, or not as the manifest says."""
+    wanted = ("index/zarr.json", *(f"index/{column}/" for column in _COLUMNS))
+    own = {name: entry["sha256"] for name, entry in files.items() if name.startswith(wanted)}
+    if not all(f"index/{column}/zarr.json" in own for column in _COLUMNS):
+        return None
+    read = each(root, lambda name: (root / name).read_bytes(), own)
+    if any(hashlib.sha256(data).hexdigest() != sha for data, sha in zip(read, own.values(), strict=True)):
+        return None
+    return {name.removeprefix("index/"): Buffer.from_bytes(data) for name, data in zip(own, read, strict=True)}

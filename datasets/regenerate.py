@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from worldsim.datasets.layout import DatasetError, canonical_json, commit_path, 
 from worldsim.datasets.plan import Plan
 from worldsim.datasets.provenance import provenance
 from worldsim.datasets.reader import EpisodeReader
+from worldsim.datasets.storage import Root, place
 from worldsim.datasets.work import Task, Worker
 from worldsim.datasets.writer import episode_arrays
 from worldsim.episode import Episode
@@ -58,7 +58,7 @@ class Comparison:
     provenance: Mapping[str, tuple[Any, Any]]
 
 
-def regenerate(path: Path | str, episode: int, *, world: str | None = None, device: str | None = None) -> Comparison:
+def regenerate(path: Root | str, episode: int, *, world: str | None = None, device: str | None = None) -> Comparison:
     """Roll out the group of an episode again, as the dataset's plan says, and compare the episode with what is stored.
 
     Args:
@@ -70,7 +70,7 @@ def regenerate(path: Path | str, episode: int, *, world: str | None = None, devi
     Raises:
         ValueError: There is no such episode, it is not committed as ok, the dataset tells no recipe, or the world is not the recorded one.
     """
-    root = Path(path)
+    root = place(path)
     plan, recipe = read_job(root, world=world, device=device)
     jobs = _group(plan, episode)
     reader = EpisodeReader(root)
@@ -119,7 +119,7 @@ def _group(plan: Plan, episode: int) -> Any:
     return next(jobs for jobs in plan.groups() if jobs[0].id <= episode <= jobs[-1].id)
 
 
-def _record(root: Path, plan: Plan, episode: int) -> dict[str, Any]:
+def _record(root: Root, plan: Plan, episode: int) -> dict[str, Any]:
     record: dict[str, Any] = read_json(commit_path(root, *plan.place(episode)))
     return record
 

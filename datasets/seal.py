@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from worldsim.datasets.layout import DatasetError, canonical_json, sha256_text
+from worldsim.datasets.storage import Root, digest
 
 SEAL = "seal"
 
@@ -18,7 +17,7 @@ def seal(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, SEAL: sha256_text(canonical_json(plain))}
 
 
-def check_seal(record: Mapping[str, Any], file: Path) -> None:
+def check_seal(record: Mapping[str, Any], file: Root) -> None:
     """Compare a record with its seal; one without, as releases before seals wrote it, passes.
 
     Args:
@@ -32,7 +31,6 @@ def check_seal(record: Mapping[str, Any], file: Path) -> None:
         raise DatasetError(f"{file} is not what was written: a part of it has changed; restore it from a copy of the dataset")
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Root) -> str:
     """Return the hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(path)[1]

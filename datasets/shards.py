@@ -6,15 +6,16 @@ all the same, byte by byte what Zarr writes: https://zarr-specs.readthedocs.io/e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
+
+from worldsim.datasets.storage import Reading, Root, opened
 
 _ABSENT = np.uint64(2**64 - 1)
 _ENTRY = 16  # bytes of an index entry: offset and length
@@ -38,7 +39,7 @@ class SlotLayout:
     chunk: int
     chunks: int
 
-    def read(self, file: Path, start: int, stop: int) -> NDArray[Any]:
+    def read(self, file: Root, start: int, stop: int) -> NDArray[Any]:
         """Read time steps ``start`` to ``stop`` of a slot's file, ``(stop - start, *row)``.
 
         Raises:
@@ -47,10 +48,10 @@ class SlotLayout:
         """
         first = start // self.chunk
         out = np.empty((-(-stop // self.chunk) - first, self.chunk, *self.row), self.dtype)
-        with file.open("rb") as handle:
-            places = self._places(handle)[first:]
-            for i in range(len(out)):
-                out[i] = self._decode(_read(handle, *places[i]) if places else handle.read())
+        with opened(file) as reading:
+            places = self._places(reading)[first : first + len(out)]
+            for i, data in enumerate(_pieces(reading, places) if self.chunks else [reading.whole()]):
+                out[i] = self._decode(data)
         return out.reshape(-1, *self.row)[start - first * self.chunk : stop - first * self.chunk]
 
     def encode(self, values: NDArray[Any]) -> bytes:
@@ -71,15 +72,15 @@ class SlotLayout:
             values = np.concatenate((values, np.zeros((self.chunk - len(values), *self.row), self.dtype)))  # (chunk, *row)
         return _sum_added(_ZSTD.encode(np.ascontiguousarray(values, self.dtype)))
 
-    def _places(self, handle: BinaryIO) -> list[tuple[int, int]]:
+    def _places(self, reading: Reading) -> list[tuple[int, int]]:
         """Return offset and length of every chunk, from the index at the end of a shard; empty where the file is no shard."""
         if not self.chunks:
             return []
-        size = handle.seek(0, 2)
         length = self.chunks * _ENTRY + _CRC
-        if size < length:
-            raise ValueError(f"the file has {size} bytes, its index alone takes {length}")
-        index = np.frombuffer(_checked(_read(handle, size - length, length)), "<u8").reshape(-1, 2)
+        tail = reading.tail(length)
+        if len(tail) < length:
+            raise ValueError(f"the file has {len(tail)} bytes, its index alone takes {length}")
+        index = np.frombuffer(_checked(tail), "<u8").reshape(-1, 2)
         return [(int(offset), int(count)) if offset != _ABSENT else (-1, 0) for offset, count in index]
 
     def _decode(self, data: bytes) -> NDArray[Any]:
@@ -87,14 +88,13 @@ class SlotLayout:
         return values.reshape(self.chunk, *self.row)
 
 
-def _read(handle: BinaryIO, offset: int, length: int) -> bytes:
-    if offset < 0:
+def _pieces(reading: Reading, places: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    if any(offset < 0 for offset, _ in places):
         raise ValueError("a chunk is missing")
-    handle.seek(offset)
-    data = handle.read(length)
-    if len(data) != length:
-        raise ValueError(f"{length} bytes at {offset} are not all there")
-    return data
+    for (offset, length), data in zip(places, reading.pieces(places), strict=True):
+        if len(data) != length:
+            raise ValueError(f"{length} bytes at {offset} are not all there")
+        yield data
 
 
 def _checked(data: bytes) -> bytes:
@@ -104,7 +104,7 @@ def _checked(data: bytes) -> bytes:
 
 
 def _sum_added(data: bytes) -> bytes:
-    return data + google_crc32c.value(data).to_bytes(_CRC, "little")
+    return data + int(google_crc32c.value(data)).to_bytes(_CRC, "little")
 
 
 def slot_layout(metadata: Mapping[str, Any]) -> SlotLayout | None:

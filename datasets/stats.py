@@ -18,6 +18,7 @@ from worldsim.datasets.bar import Bar
 from worldsim.datasets.layout import ACTION, REWARD, STATE, DatasetError
 from worldsim.datasets.reader import EpisodeReader, read_commits
 from worldsim.datasets.stats_plots import draw_histograms, draw_ranges
+from worldsim.datasets.storage import Root, place
 from worldsim.datasets.tally import Tally, reasons, tally, tally_all
 
 _ROWS = 40  # of a table, at most
@@ -37,7 +38,7 @@ def main(cfg: DictConfig) -> None:
             console.print(str(file), soft_wrap=True, markup=False, highlight=False)
 
 
-def statistics(path: Path | str, *, bins: int = 40, console: Console | None = None) -> dict[str, Any]:
+def statistics(path: Root | str, *, bins: int = 40, console: Console | None = None) -> dict[str, Any]:
     """Measure a dataset; frames are not read.
 
     Args:
@@ -56,7 +57,7 @@ def statistics(path: Path | str, *, bins: int = 40, console: Console | None = No
     """
     if bins < 1:
         raise DatasetError(f"bins={bins} must be 1 or more")
-    root = Path(path)
+    root = place(path)
     records, store = read_commits(root), EpisodeReader(root)
     return {
         "name": store.info.name,

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from worldsim.datasets.layout import DatasetError, canonical_json
 from worldsim.datasets.reader import read_attributes, read_commits
+from worldsim.datasets.storage import Root, place
 from worldsim.datasets.writer import read_plan
 
 
@@ -48,7 +48,7 @@ class Status:
     finalized: bool
 
 
-def read_status(path: Path | str, *, minutes: float = 5.0, now: float | None = None) -> Status:
+def read_status(path: Root | str, *, minutes: float = 5.0, now: float | None = None) -> Status:
     """Read how far a dataset is.
 
     Args:
@@ -59,7 +59,7 @@ def read_status(path: Path | str, *, minutes: float = 5.0, now: float | None = N
     Raises:
         ValueError: The folder is no dataset, or a record is damaged.
     """
-    root = Path(path)
+    root = place(path)
     if minutes <= 0:
         raise DatasetError(f"minutes={minutes} must be above 0")
     read_attributes(root)

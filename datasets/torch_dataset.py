@@ -6,7 +6,6 @@ Letters: F frames of a clip, K = (F - 1) * stride steps of a clip, T steps of an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from worldsim.datasets.expect import latents_of
 from worldsim.datasets.layout import ACTION, CHUNK_FRAMES, EVERY_FRAME, FRAMES, LATENTS, REWARD, STATE, TERMINATED, TRUNCATED, DatasetError
 from worldsim.datasets.reader import EpisodeReader
+from worldsim.datasets.storage import Root
 
 STREAMS: Mapping[str, str] = {
     "frames": FRAMES,
@@ -48,7 +48,7 @@ class EpisodeDataset(Dataset[dict[str, Tensor]]):
         ValueError: The folder is no dataset, or a split or stream does not exist.
     """
 
-    def __init__(self, path: Path | str, *, split: str | None = "train", streams: Sequence[str] | None = None) -> None:
+    def __init__(self, path: Root | str, *, split: str | None = "train", streams: Sequence[str] | None = None) -> None:
         self.reader = EpisodeReader(path)
         self.streams = _streams(self.reader, streams)
         self.episodes = _episodes(self.reader, split)
@@ -91,7 +91,7 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        path: Path | str,
+        path: Root | str,
         *,
         frames: int = 16,
         stride: int = 1,

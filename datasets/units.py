@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +15,7 @@ from worldsim.datasets.bar import Bar
 from worldsim.datasets.layout import EVERY_FRAME, DatasetError, array_path, shard_path
 from worldsim.datasets.places import Places
 from worldsim.datasets.reader import open_array, read_slot
-from worldsim.datasets.seal import file_sha256
+from worldsim.datasets.storage import Root, digest, name_in
 
 RESTORE = "restore it from a copy of the dataset"
 _CHUNK = 8  # units that a process takes at a time
@@ -57,7 +56,7 @@ class Unit:
 class Frame:
     """What every unit is checked against."""
 
-    root: Path
+    root: Root
     told: Mapping[str, Mapping[str, Any]] | None
     places: Places
 
@@ -106,14 +105,14 @@ def _check_file(frame: Frame, name: str) -> Iterator[Problem]:
         yield Problem(name, frame.places.episode(name), f"{file} {wrong}: {RESTORE}", frame.places.affects(name), kind)
 
 
-def _difference(file: Path, entry: Mapping[str, Any]) -> tuple[str, str]:
+def _difference(file: Root, entry: Mapping[str, Any]) -> tuple[str, str]:
     try:
-        size = file.stat().st_size
+        size, sha256 = digest(file)
         if size < entry["size"]:
             return "truncated", f"is truncated, {size} of {entry['size']} bytes are left"
         if size > entry["size"]:
             return "altered", f"is altered, it has {size} bytes where {entry['size']} were written"
-        return ("altered", "is altered, its bytes are not what was written") if file_sha256(file) != entry["sha256"] else ("", "")
+        return ("altered", "is altered, its bytes are not what was written") if sha256 != entry["sha256"] else ("", "")
     except FileNotFoundError:
         return "missing", "is missing"
     except OSError as error:
@@ -132,4 +131,4 @@ def _check_episode(frame: Frame, record: Mapping[str, Any]) -> Iterator[Problem]
         except DatasetError as error:
             kind = "altered" if file.exists() else "missing"
             message = str(error).removeprefix(f"episode {episode}: ")
-            yield Problem(file.relative_to(frame.root).as_posix(), episode, message, f"episode {episode}", kind)
+            yield Problem(name_in(frame.root, file), episode, message, f"episode {episode}", kind)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from omegaconf import DictConfig
@@ -24,10 +24,12 @@ from worldsim.datasets.layout import (
     read_json,
     sha256_text,
 )
+from worldsim.datasets.objects import StoreError
 from worldsim.datasets.places import Places, slot_of
 from worldsim.datasets.plan import Plan, plan_from_json
-from worldsim.datasets.reader import open_array, read_attributes
+from worldsim.datasets.reader import COMMIT, open_array, read_attributes
 from worldsim.datasets.seal import check_seal, file_sha256
+from worldsim.datasets.storage import Root, each, name_in, place, sizes
 from worldsim.datasets.units import RESTORE, Frame, Problem, Unit, run
 
 MANIFEST = "MANIFEST.json"
@@ -43,7 +45,7 @@ def main(cfg: DictConfig) -> int:
     Raises:
         ValueError: The folder is no dataset at all, or ``workers`` is below 1.
     """
-    root, workers = Path(str(cfg["dataset"])), cfg.get("workers")
+    root, workers = place(str(cfg["dataset"])), cfg.get("workers")
     console = Console()
     quiet = bool(cfg.get("json"))
     found = verify(root, workers=int(workers or os.cpu_count() or 1), console=None if quiet else console)
@@ -53,14 +55,14 @@ def main(cfg: DictConfig) -> int:
     for problem in found:
         console.print(problem.line(), soft_wrap=True, markup=False, highlight=False)
     files = listed_files(root)
-    size = sum(file.stat().st_size for file in files) / 1e6
+    size = sum(files.values()) / 1e6
     told = "all as they were written" if not found else f"{len(found)} problem{'s' * (len(found) > 1)} found"
     finalized = "" if (root / MANIFEST).exists() else "; not finalized, so only episodes and their arrays were checked"
     console.print(f"{root}: {len(files):,} files, {size:,.1f} MB: {told}{finalized}", soft_wrap=True, markup=False, highlight=False)
     return int(bool(found))
 
 
-def verify(path: Path | str, *, workers: int = 1, console: Console | None = None) -> list[Problem]:
+def verify(path: Root | str, *, workers: int = 1, console: Console | None = None) -> list[Problem]:
     """Read everything again: each episode against its commit record, each file against the manifest where there is one.
 
     Works on a dataset that is not finalized, too: then what is derived is not looked at.
@@ -76,7 +78,7 @@ def verify(path: Path | str, *, workers: int = 1, console: Console | None = None
     Raises:
         DatasetError: The folder is no dataset at all, or ``workers`` is below 1.
     """
-    root = Path(path)
+    root = place(path)
     if not root.is_dir():
         raise DatasetError(f"dataset {root} does not exist")
     if workers < 1:
@@ -89,7 +91,7 @@ def verify(path: Path | str, *, workers: int = 1, console: Console | None = None
 # ---------------------------------------------------------------- the whole
 
 
-def _check(root: Path, workers: int, console: Console | None) -> Iterator[Problem]:
+def _check(root: Root, workers: int, console: Console | None) -> Iterator[Problem]:
     attributes, plan, problems = _head(root)
     told, more = _manifest(root)
     problems += more
@@ -113,7 +115,7 @@ def _check(root: Path, workers: int, console: Console | None) -> Iterator[Proble
         yield from _totals(root)
 
 
-def _head(root: Path) -> tuple[dict[str, Any] | None, Plan | None, list[Problem]]:
+def _head(root: Root) -> tuple[dict[str, Any] | None, Plan | None, list[Problem]]:
     """Read attributes and plan; None for one that cannot be trusted."""
     problems: list[Problem] = []
     attributes: dict[str, Any] | None = None
@@ -132,7 +134,7 @@ def _head(root: Path) -> tuple[dict[str, Any] | None, Plan | None, list[Problem]
     return attributes, plan, problems
 
 
-def _manifest(root: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
+def _manifest(root: Root) -> tuple[dict[str, Any] | None, list[Problem]]:
     """Read the manifest's files; None where there is no manifest or it cannot be trusted."""
     file = root / MANIFEST
     if not file.exists():
@@ -144,7 +146,7 @@ def _manifest(root: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
         return None, [Problem(MANIFEST, None, str(error))]
 
 
-def _parse_manifest(file: Path) -> dict[str, Any]:
+def _parse_manifest(file: Root) -> dict[str, Any]:
     manifest = _read_sealed(file)
     try:
         told = {str(name): {"size": int(entry["size"]), "sha256": str(entry["sha256"])} for name, entry in manifest["files"].items()}
@@ -155,7 +157,7 @@ def _parse_manifest(file: Path) -> dict[str, Any]:
     return told
 
 
-def _read_sealed(file: Path) -> dict[str, Any]:
+def _read_sealed(file: Root) -> dict[str, Any]:
     """Read a record that is written in canonical JSON and sealed."""
     record = read_json(file)
     if not isinstance(record, dict):
@@ -163,6 +165,8 @@ def _read_sealed(file: Path) -> dict[str, Any]:
     try:
         check_seal(record, file)
         same = canonical_json(record) == file.read_text(encoding="utf-8")
+    except StoreError:
+        raise
     except ValueError as error:
         raise DatasetError(f"{file} is damaged ({error}): {RESTORE}") from error
     if not same:
@@ -170,26 +174,34 @@ def _read_sealed(file: Path) -> dict[str, Any]:
     return record
 
 
-def _is_stale(root: Path, told: Mapping[str, Any]) -> bool:
+def _is_stale(root: Root, told: Mapping[str, Any]) -> bool:
     """Whether the plan is another one than the manifest's, though attributes and plan agree: episodes were added since."""
     return "plan.json" in told and told["plan.json"]["sha256"] != file_sha256(root / "plan.json")
 
 
-def _commits(root: Path, plan: Plan | None) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+def _commits(root: Root, plan: Plan | None) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
     """Read the commit records by file; those that cannot be trusted are problems."""
     records: dict[str, dict[str, Any]] = {}
     problems = []
-    for file in sorted((root / "commits").glob("p*/*.json")):
-        name = file.relative_to(root).as_posix()
-        try:
-            records[name] = _read_commit(root, file, plan)
-        except DatasetError as error:
+    names = [f"commits/{name}" for name in sizes(root / "commits") if COMMIT.fullmatch(name)]
+    for name, found in zip(names, each(root, lambda name: _read_commit(root, root / name, plan), names), strict=True):
+        if isinstance(found, DatasetError):
             episode, affects = _owner(plan, name)
-            problems.append(Problem(name, episode, str(error), affects))
+            problems.append(Problem(name, episode, str(found), affects))
+        else:
+            records[name] = found
     return records, problems
 
 
-def _read_commit(root: Path, file: Path, plan: Plan | None) -> dict[str, Any]:
+def _read_commit(root: Root, file: Root, plan: Plan | None) -> dict[str, Any] | DatasetError:
+    """Read a commit record, or say what is wrong with it."""
+    try:
+        return _checked_commit(root, file, plan)
+    except DatasetError as error:
+        return error
+
+
+def _checked_commit(root: Root, file: Root, plan: Plan | None) -> dict[str, Any]:
     record = _read_sealed(file)
     try:
         place = int(record["part"]), int(record["slot"])
@@ -212,7 +224,7 @@ def _fits(plan: Plan, record: Mapping[str, Any], place: tuple[int, int]) -> bool
     return 0 <= episode < len(plan.jobs) and plan.place(episode) == place and plan.jobs[episode].seed == record["seed"]
 
 
-def _array_heads(root: Path, attributes: Mapping[str, Any], plan: Plan, places: Places) -> Iterator[Problem]:
+def _array_heads(root: Root, attributes: Mapping[str, Any], plan: Plan, places: Places) -> Iterator[Problem]:
     """Compare the metadata of every array with what attributes and plan make it."""
     for number, part in enumerate(plan.parts):
         try:
@@ -225,11 +237,11 @@ def _array_heads(root: Path, attributes: Mapping[str, Any], plan: Plan, places: 
             try:
                 _check_array(root, number, spec, part.count)
             except DatasetError as error:
-                name = file.relative_to(root).as_posix()
+                name = name_in(root, file)
                 yield Problem(name, None, str(error), places.affects(name), "altered" if file.exists() else "missing")
 
 
-def _check_array(root: Path, part: int, spec: ArraySpec, slots: int) -> None:
+def _check_array(root: Root, part: int, spec: ArraySpec, slots: int) -> None:
     open_array(root, part, spec.name)
     file = array_path(root, part, spec.name) / "zarr.json"
     about = read_json(file)
@@ -237,10 +249,9 @@ def _check_array(root: Path, part: int, spec: ArraySpec, slots: int) -> None:
         raise DatasetError(f"{file} is damaged: its shape or type is not that of the plan; {RESTORE}")
 
 
-def _files(root: Path, told: Mapping[str, Any] | None, records: Mapping[str, Any]) -> list[str]:
+def _files(root: Root, told: Mapping[str, Any] | None, records: Mapping[str, Any]) -> list[str]:
     """All files that are there or should be."""
-    there = {file.relative_to(root).as_posix() for file in listed_files(root)}
-    return sorted(there | set(told or ()) | set(records))
+    return sorted(set(listed_files(root)) | set(told or ()) | set(records))
 
 
 def _extra(frame: Frame, files: Sequence[str]) -> Iterator[Problem]:
@@ -269,7 +280,7 @@ def _without(record: Mapping[str, Any], skip: frozenset[str]) -> dict[str, Any]:
     return {**record, "sha256": {name: value for name, value in record["sha256"].items() if base + name not in skip}}
 
 
-def _totals(root: Path) -> Iterator[Problem]:
+def _totals(root: Root) -> Iterator[Problem]:
     try:
         manifest = read_json(root / MANIFEST)
         actual = summarize(root)

@@ -2,54 +2,53 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from gymnasium import Space
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import MemoryStore
 
+from worldsim.datasets.creation import create_dataset as create_dataset
+from worldsim.datasets.creation import write_error as write_error
+from worldsim.datasets.identity import content
 from worldsim.datasets.layout import (
     ACTION,
-    FORMAT,
     FRAMES,
     LATENTS,
     REWARD,
     STATE,
     TERMINATED,
     TRUNCATED,
-    ArraySpec,
     DatasetError,
     DatasetSpec,
     LatentSpec,
     array_path,
-    arrays_of,
     canonical_json,
     commit_path,
-    part_name,
     read_json,
     sha256_array,
     sha256_text,
     shard_path,
-    sync_folder,
     write_atomic,
-    write_bytes,
 )
+from worldsim.datasets.objects import StorePath
 from worldsim.datasets.plan import Plan, make_plan, plan_from_json
 from worldsim.datasets.provenance import provenance
 from worldsim.datasets.reader import read_attributes
 from worldsim.datasets.seal import seal
 from worldsim.datasets.shards import SlotLayout, slot_layout
+from worldsim.datasets.storage import (
+    Root,
+    is_there,
+    place,
+    stamp,
+    sync_folder,
+    write_bytes,
+)
 from worldsim.episode import Episode
 from worldsim.rollout import EpisodeJob
 from worldsim.spaces import is_integer, row_size, space_to_json
@@ -84,43 +83,6 @@ def make_spec(
     )
 
 
-def create_dataset(path: Path | str, spec: DatasetSpec, plan: Plan) -> Plan:
-    """Make an empty dataset; where there is one whose episodes begin as the plan's do, add what it lacks as new parts.
-
-    Returns:
-        The plan's episodes in the places that they have in this dataset.
-
-    Raises:
-        DatasetError: The folder holds something else, or cannot be written.
-    """
-    root = Path(path)
-    try:
-        if root.exists() and any(root.iterdir()):
-            return _continue_dataset(root, spec, plan)
-        fresh = root.with_name(f".{root.name}.new")  # one job a dataset: worldsim.datasets.lock
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        zarr.create_group(fresh, zarr_format=3, attributes={"worldsim": _attributes(spec, plan)})
-        write_atomic(fresh / "plan.json", plan.text())
-        _create_parts(fresh, spec, plan, range(len(plan.parts)))
-        if root.exists():
-            root.rmdir()
-        fresh.rename(root)
-        sync_folder(root.parent)
-    except OSError as error:
-        raise write_error(root, error) from error
-    return plan
-
-
-def write_error(root: Path, error: OSError) -> DatasetError:
-    """Say in one sentence that a dataset cannot be written, why, and what to do."""
-    why = error.strerror or str(error)
-    return DatasetError(
-        f"cannot write to dataset {root}: {why}; free space or choose another 'out'. "
-        "Committed episodes are kept, the same command goes on from there"
-    )
-
-
 class EpisodeWriter:
     """Writes episodes into the slots that the plan gives them; one for each process, for one thread at a time.
 
@@ -131,18 +93,20 @@ class EpisodeWriter:
         DatasetError: The folder is no dataset, or its plan is not the one that it names.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.root = Path(path)
+    def __init__(self, path: Root | str) -> None:
+        self.root = place(path)
         self.plan = read_plan(self.root)
         attributes: dict[str, Any] = read_json(self.root / "zarr.json")["attributes"]["worldsim"]
         world = (attributes.get("source") or {}).get("checkpoint") or {}
         self._made = {**provenance(), "plan": self.plan.sha256(), "world": world.get("sha256", ""), "licence": attributes["licence"]}
-        self._stamp = _stamp(self.root / "plan.json")
+        self._stamp = stamp(self.root / "plan.json")
         self._layouts: dict[tuple[int, str], SlotLayout] = {}
 
     def is_done(self, episode: int, *, attempts: int | None = None) -> bool:
         """Whether the episode is committed already; one that failed is not done until it was tried ``attempts`` times."""
-        path = commit_path(self.root, *self.plan.place(episode))
+        return self._is_kept(commit_path(self.root, *self.plan.place(episode)), attempts)
+
+    def _is_kept(self, path: Root, attempts: int | None = None) -> bool:
         if not path.exists():
             return False
         record = read_json(path)
@@ -189,26 +153,41 @@ class EpisodeWriter:
     def _commit(self, job: EpisodeJob, told: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
         part, slot = self.plan.place(job.id)
         path = commit_path(self.root, part, slot)
+        known = stamp(path) if path.exists() else None
+        before: dict[str, Any] = {"attempt": 0, "status": "failed"} if known is None else read_json(path)
         about = {
             **told,
             "part": part,
             "slot": slot,
             "sha256": dict(hashes),
             "scenario_sha256": sha256_text(canonical_json(self.plan.scenarios.get(job.scenario, {}))),
-            "attempt": 1 + (read_json(path)["attempt"] if path.exists() else 0),
+            "attempt": 1 + before["attempt"],
             "made": self._made,
         }
         record = seal(about)
-        write_atomic(path, canonical_json(record))
+        if not isinstance(path, StorePath):  # a folder is held by one job
+            write_atomic(path, canonical_json(record))
+        elif before["status"] != "failed" or path.put_over(canonical_json(record).encode(), known) is None:
+            return self._same(path, record)
         return record
+
+    def _same(self, path: Root, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the record that another worker committed before this one, where it tells of the same episode."""
+        there: dict[str, Any] = read_json(path)
+        if content(there) != content(record):
+            raise DatasetError(
+                f"episode {record['episode']}: {path} was committed by another worker (process {there['worker']}) with other content; "
+                "that one is kept: record a dataset on machines of one kind"
+            )
+        return there
 
     def _check_plan(self) -> None:
         path = self.root / "plan.json"
-        if _stamp(path) == self._stamp:
+        if stamp(path) == self._stamp:
             return
         if sha256_text(path.read_text(encoding="utf-8")) != self._made["plan"]:
             raise DatasetError(f"{path} was changed while a job ran by it: what was committed is kept; run the same command again")
-        self._stamp = _stamp(path)
+        self._stamp = stamp(path)
 
     def _write_array(self, part: int, slot: int, name: str, values: NDArray[Any]) -> str:
         """Write one array of an episode, all the way to the disk, and return its hash.
@@ -218,11 +197,11 @@ class EpisodeWriter:
         layout = self._layout(part, name)
         file = shard_path(self.root, part, name, slot, 2 + len(layout.row))
         values = values.astype(layout.dtype, copy=False)
-        if len(values):
-            write_bytes(file, layout.encode(values))
-        else:
+        if not len(values):
             file.unlink(missing_ok=True)
             sync_folder(file.parent)
+        elif not is_there(file, data := layout.encode(values), keep=lambda: self._is_kept(commit_path(self.root, part, slot))):
+            write_bytes(file, data)
         return sha256_array(values)
 
     def _layout(self, part: int, name: str) -> SlotLayout:
@@ -235,7 +214,7 @@ class EpisodeWriter:
         return self._layouts[part, name]
 
 
-def read_plan(root: Path) -> Plan:
+def read_plan(root: Root) -> Plan:
     """Read the plan of a dataset.
 
     Raises:
@@ -251,12 +230,7 @@ def read_plan(root: Path) -> Plan:
         raise DatasetError(f"{root / 'plan.json'} is damaged ({error}): restore it from a copy of the dataset") from error
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    known = path.stat()
-    return known.st_mtime_ns, known.st_size, known.st_ino
-
-
-def write_dataset(path: Path | str, episodes: Sequence[Episode], **description: Any) -> None:
+def write_dataset(path: Root | str, episodes: Sequence[Episode], **description: Any) -> None:
     """Write ready episodes as a dataset, in one go.
 
     Args:
@@ -315,72 +289,3 @@ def _volatile(seconds: float) -> dict[str, Any]:
     now = time.time()
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - seconds))
     return {"worker": os.getpid(), "started": started, "seconds": round(seconds, 3), "committed": round(now, 3)}
-
-
-def _attributes(spec: DatasetSpec, plan: Plan) -> dict[str, Any]:
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {**_identity(spec), "format": FORMAT, "version": spec.version, "plan_sha256": plan.sha256(), "created": created}
-
-
-def _identity(spec: DatasetSpec) -> dict[str, Any]:
-    fields = asdict(spec)
-    return {**fields, "frame_size": list(spec.frame_size), "state_names": list(spec.state_names)}
-
-
-def _continue_dataset(root: Path, spec: DatasetSpec, plan: Plan) -> Plan:
-    way_out = "choose another 'out', or remove that folder"
-    if not (root / "plan.json").exists():
-        raise DatasetError(f"{root} exists and is no worldsim dataset: {way_out}")
-    there = plan_from_json(read_json(root / "plan.json"))
-    old: dict[str, Any] = read_json(root / "zarr.json")["attributes"]["worldsim"]
-    told = {key: value for key, value in _identity(spec).items() if key != "generator"}
-    changed = [key for key, value in told.items() if canonical_json(old.get(key)) != canonical_json(value)]
-    common = min(len(there.jobs), len(plan.jobs))
-    if changed or not there.same_episodes(plan, common):
-        raise DatasetError(f"{root} holds a dataset of another plan (different: {', '.join(changed) or 'episodes'}): {way_out}")
-    if len(plan.jobs) <= common:
-        if old.get("plan_sha256") != there.sha256():
-            _name_plan(root, there)  # a process died between the plan and its name
-        return there.cut(common)
-    longer = there.extended(plan.jobs[common:])
-    _create_parts(root, spec, longer, range(len(there.parts), len(longer.parts)))
-    write_atomic(root / "plan.json", longer.text())
-    _name_plan(root, longer)
-    return longer
-
-
-def _name_plan(root: Path, plan: Plan) -> None:
-    about = read_json(root / "zarr.json")
-    about["attributes"]["worldsim"]["plan_sha256"] = plan.sha256()
-    write_atomic(root / "zarr.json", json.dumps(about, indent=2))
-
-
-def _create_parts(root: Path, spec: DatasetSpec, plan: Plan, numbers: Sequence[int]) -> None:
-    """Make empty parts, their metadata one file after another; what a process that died left of one is swept away."""
-    for number in numbers:
-        part, folder = plan.parts[number], root / "parts" / part_name(number)
-        (root / "commits" / part_name(number)).mkdir(parents=True, exist_ok=True)
-        if folder.exists():
-            shutil.rmtree(folder)
-        store: dict[str, Any] = {}
-        group = zarr.create_group(MemoryStore(store), zarr_format=3)
-        for array in arrays_of(spec, part.horizon):
-            _create_array(group, array, part.count)
-        for name, data in sorted(store.items()):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(folder / name, data.to_bytes())
-
-
-def _create_array(group: zarr.Group, spec: ArraySpec, slots: int) -> None:
-    rest = spec.shape[1:]
-    group.create_array(
-        spec.name,
-        shape=(slots, *spec.shape),
-        dtype=spec.dtype,
-        chunks=(1, spec.chunk, *rest),
-        shards=None if spec.shard is None else (1, spec.shard, *rest),
-        compressors=(ZstdCodec(level=1), Crc32cCodec()),
-        chunk_key_encoding={"name": "default", "separator": "."},
-        fill_value=0,
-        dimension_names=("episode", "time", *(f"axis{i}" for i in range(len(rest)))),
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from worldsim.datasets.layout import ACTION, FRAMES, LATENTS, REWARD, STATE, TERMINATED, TRUNCATED, DatasetError
 from worldsim.datasets.optional import need
 from worldsim.datasets.reader import EpisodeReader
+from worldsim.datasets.storage import Root
 
 _ARRAYS = {
     "frames": (FRAMES, ("frame", "height", "width", "channel")),
@@ -23,7 +23,7 @@ _ARRAYS = {
 }
 
 
-def open_xarray(path: Path | str) -> Any:
+def open_xarray(path: Root | str) -> Any:
     """Open all committed episodes laid end to end, lazily.
 
     Frames lie along ``frame``, steps along ``step``; the coordinates ``frame_episode``, ``frame_time``, ``step_episode`` and

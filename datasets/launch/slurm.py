@@ -14,6 +14,7 @@ from submitit.helpers import DelayedSubmission  # pyright: ignore[reportMissingI
 from worldsim.datasets.launch import Group, Results, here
 from worldsim.datasets.layout import DatasetError, commit_path, read_json
 from worldsim.datasets.plan import Plan
+from worldsim.datasets.storage import place
 from worldsim.datasets.work import Recorded, Task, use_one_thread
 from worldsim.datasets.writer import read_plan
 
@@ -90,7 +91,7 @@ class _Commits:
     """The commits that a job makes; those of episodes that had failed before it count from their next attempt on."""
 
     def __init__(self, task: Task, groups: Sequence[Group]) -> None:
-        self.root = Path(task.path)
+        self.root = place(task.path)
         self.plan: Plan = read_plan(self.root)
         self.before = {job.id: record["attempt"] for jobs in groups for job in jobs if (record := self._read(job.id))["status"] == "failed"}
 
@@ -117,8 +118,9 @@ def _raise_refusal(task: Any) -> None:
 
 
 def _executor(task: Task, cluster: Mapping[str, Any]) -> Any:
-    root = Path(task.path).absolute()
-    logs = Path(cluster.get("logs") or root.with_name(f"{root.name}.logs"))
+    root = place(task.path)
+    beside = root.absolute().with_name(f"{root.name}.logs") if isinstance(root, Path) else Path(f"{root.name}.logs").absolute()
+    logs = Path(cluster.get("logs") or beside)
     executor = submitit.AutoExecutor(folder=logs, cluster=cluster.get("executor") or "slurm")
     settings: dict[str, Any] = {
         "name": "worldsim",
