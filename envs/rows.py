@@ -18,6 +18,7 @@ from worldsim.envs.snapshot import WorldSnapshot, generator_from
 from worldsim.envs.start import Start, Starts
 from worldsim.simulator import State
 from worldsim.tokenizer import to_model, to_uint8
+from worldsim.uncertainty import NAME as UNCERTAINTY
 
 NOT_FINITE = "model gave values that are not finite"
 """``info["truncation_reason"]`` where a world broke down."""
@@ -35,7 +36,7 @@ class Outcome:
         terminated: ``(B,)`` bool.
         truncated: ``(B,)`` bool.
         finite: ``(B,)`` bool, False where the world broke down.
-        labels: ``(B, S)`` float32, the labelled state.
+        labels: ``(B, S)`` float32, the labelled state, see ``Rows.state_names``.
     """
 
     observations: Tensor
@@ -103,7 +104,10 @@ class Rows:
         self.observations = torch.zeros((count, *self.space.shape), dtype=torch.float32 if self.latent else torch.uint8, device=self.device)
         self.latents = torch.zeros((count, *model.tokenizer.latent_shape), device=self.device) if latents else None
         """Latents ``(B, C, h, w)`` float32 of the newest frames, where they were asked for."""
-        self.labels = torch.zeros(count, len(self.spec.state_names), device=self.device)
+        self.unsure = model.uncertainty is not None
+        self.state_names = (*self.spec.state_names, *([UNCERTAINTY] if self.unsure else []))
+        """Names of the labelled state, S: the source's, and ``uncertainty`` (0..1) of a world that foretells its errors."""
+        self.labels = torch.zeros(count, len(self.state_names), device=self.device)
         self.elapsed = torch.zeros(count, dtype=torch.int64, device=self.device)
         self.over = np.ones(count, np.bool_)
         self.generators: list[np.random.Generator | None] = [None] * count
@@ -146,7 +150,9 @@ class Rows:
         starts = [self.starts.draw(own, generator) for own, generator in zip(options, generators, strict=True)]
         state, labels = self.simulator.begin([start.context for start in starts], [start.seed for start in starts])
         observations = torch.cat([self._observe(start) for start in starts])
-        self._put(rows, state, observations, torch.from_numpy(labels).to(self.device), torch.zeros_like(self.elapsed[: len(rows)]))
+        sure = torch.zeros(len(rows), len(self.state_names) - labels.shape[1])  # a start is real
+        read = torch.cat((torch.from_numpy(labels), sure), dim=1).to(self.device)  # (n, S)
+        self._put(rows, state, observations, read, torch.zeros_like(self.elapsed[: len(rows)]))
         self._put_latents(rows)
         self.over[list(rows)] = False
         for row, generator in zip(rows, generators, strict=True):
@@ -158,23 +164,27 @@ class Rows:
         """Move every row one frame on by actions as features ``(B, F)``."""
         assert self.state is not None, "reset comes before step"
         self.state, made = self.simulator.step_tensors(self.state, features, decode=not self.latent)
-        newest = made.latents.float() if self.latent else made.frames
-        finite = made.finite.clone()
-        self.observations = torch.where(finite[:, None, None, None], newest, self.observations)
-        if self.latents is not None:
-            self.latents = torch.where(finite[:, None, None, None], made.latents.float(), self.latents)
-        self.labels = torch.where(finite[:, None], made.state.float(), self.labels)
+        finite, rewards = made.finite, made.reward.float().clone()
+        observations = made.latents.float() if self.latent else made.frames
+        latents = None if self.latents is None else made.latents.float()
+        labels = (torch.cat((made.state, made.uncertainty[:, None]), dim=1) if self.unsure else made.state).float()  # (B, S)
         self.elapsed = self.elapsed + 1
         terminated = finite & (made.end > 0.5)
         late = ~finite if self.horizon is None else ~finite | (self.elapsed >= self.horizon)
-        truncated = ~terminated & late
+        truncated = late & ~terminated
         self.over = to_host(terminated | truncated)
-        return Outcome(self.observations, torch.where(finite, made.reward.float(), 0.0), terminated, truncated, finite, self.labels)
+        if self.over.any():  # a row that broke down is one of these
+            whole = finite[:, None, None, None]  # (B, 1, 1, 1)
+            observations = torch.where(whole, observations, self.observations)
+            latents = None if latents is None or self.latents is None else torch.where(whole, latents, self.latents)
+            labels, rewards = torch.where(finite[:, None], labels, self.labels), torch.where(finite, rewards, 0.0)
+        self.observations, self.latents, self.labels = observations, latents, labels
+        return Outcome(observations, rewards, terminated, truncated, finite, labels)
 
     def labelled(self, labels: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
         """Return the labelled state of ``rows`` by name, from ``labels (B, S)``."""
         values = labels.tolist()
-        return [dict(zip(self.spec.state_names, values[row], strict=True)) for row in rows]
+        return [dict(zip(self.state_names, values[row], strict=True)) for row in rows]
 
     def clone(self, rows: Sequence[int], *, include_rng: bool) -> WorldSnapshot:
         """Return a snapshot of ``rows``, in that order.

@@ -77,7 +77,7 @@ class TorchWorldEnv:
         )
         self.batch = Batch(self.rows, autoreset_mode)
         self.autoreset_mode, self.num_envs, self.device = self.batch.mode, num_envs, self.rows.device
-        self.world_spec, self.state_names = self.rows.spec, self.rows.spec.state_names
+        self.world_spec, self.state_names = self.rows.spec, self.rows.state_names
         self.metadata = {**self.rows.metadata(), "autoreset_mode": self.autoreset_mode}
         self.single_action_space = deepcopy(self.world_spec.action_space)  # its own randomness
         self.single_observation_space = self.rows.space

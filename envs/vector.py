@@ -18,7 +18,7 @@ from worldsim.envs.keys import rest_action
 from worldsim.envs.rows import Rows, to_host
 from worldsim.envs.snapshot import WorldSnapshot
 from worldsim.envs.window import Window
-from worldsim.spaces import to_features, to_row
+from worldsim.spaces import feature_maker, to_row
 from worldsim.types import Actions, Frames
 
 
@@ -100,6 +100,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         self.single_observation_space = self.rows.space
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._features = feature_maker(self.single_action_space)
         self._rest = to_row(self.single_action_space, rest_action(self.single_action_space))
         self._window = Window(self.world_spec.name, self.rows.fps) if render_mode == "human" else None
 
@@ -141,7 +142,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         waiting = self.batch.waiting()
         rows = action_rows(self.single_action_space, actions, waiting)
         rows[waiting] = self._rest
-        taken = self.batch.step(torch.from_numpy(to_features(self.single_action_space, rows)), waiting)
+        taken = self.batch.step(torch.from_numpy(self._features(rows)), waiting)
         out = taken.outcome
         self._show()
         infos = self._infos(taken)
@@ -194,7 +195,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
             infos = self._add_info(infos, final, row)
         everywhere = np.ones(self.num_envs, np.bool_)
         labels = to_host(self.rows.labels).astype(np.float64)
-        state = {name: labels[:, i].copy() for i, name in enumerate(self.world_spec.state_names)}
+        state = {name: labels[:, i].copy() for i, name in enumerate(self.rows.state_names)}
         infos |= {"state": state | {f"_{name}": everywhere.copy() for name in state}, "_state": everywhere}
         for row in np.flatnonzero(taken.broken).tolist():
             if row not in taken.started:

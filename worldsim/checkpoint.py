@@ -19,6 +19,7 @@ from worldsim.spec import FILE
 SHIPPED = Path(__file__).parent / "worlds"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 COMPONENTS = ("tokenizer", "dynamics", "heads")
+OPTIONAL = ("uncertainty",)
 
 M = TypeVar("M", bound=ModelMixin)
 
@@ -63,7 +64,8 @@ def read_files(folder: Path) -> list[Path]:
     """
     if not (folder / FILE).is_file():
         raise ValueError(f"{folder} is no world: it has no {FILE}; train one with 'worldsim train dynamics' or use a shipped name")
-    files = [folder / FILE, *(folder / part / file for part in COMPONENTS for file in ("config.json", WEIGHTS))]
+    parts = [*COMPONENTS, *(part for part in OPTIONAL if (folder / part).is_dir())]
+    files = [folder / FILE, *(folder / part / file for part in parts for file in ("config.json", WEIGHTS))]
     for file in files:
         if not file.is_file():
             raise ValueError(

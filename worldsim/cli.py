@@ -39,6 +39,9 @@ COMMANDS = {
     "train dynamics": Command(
         "train_dynamics", "worldsim.training.run:train_dynamics", "train the video model on a dataset and its tokenizer"
     ),
+    "train uncertainty": Command(
+        "train_uncertainty", "worldsim.training.uncertainty:train_uncertainty", "teach a finished world to foretell its errors"
+    ),
     "evaluate": Command("evaluate", "worldsim.evaluation.run:main", "measure a world on held-out episodes"),
     "generate": Command("generate", "worldsim.datasets.generate:main", "roll a world out over scenarios -> dataset"),
     "play": Command("play", "worldsim.envs.play:main", "drive a world with the keyboard"),

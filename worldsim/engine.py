@@ -26,6 +26,11 @@ class World(Protocol):
     fingerprint: str
 
     @property
+    def uncertainty(self) -> Any:
+        """What foretells the error of made frames, or None."""
+        ...
+
+    @property
     def tokenizer(self) -> Any:
         """Frames to latents and back."""
         ...

@@ -16,6 +16,7 @@ from worldsim.heads import Heads
 from worldsim.spaces import feature_size
 from worldsim.spec import WorldSpec
 from worldsim.tokenizer import FrameAutoencoder
+from worldsim.uncertainty import NAME, ErrorHead
 
 if TYPE_CHECKING:
     from worldsim.oasis import OasisWorld
@@ -32,14 +33,23 @@ class WorldModel(nn.Module):
         heads: Reward, end and state.
         spec: What it is.
         contexts: Clips that rollouts start from.
+        uncertainty: Foretells the error of made frames; None for a world that was not taught to.
         fingerprint: sha256 over the files it was loaded from; empty for one that was not.
     """
 
     def __init__(
-        self, tokenizer: FrameAutoencoder, dynamics: VideoDiT, heads: Heads, spec: WorldSpec, contexts: Contexts, *, fingerprint: str = ""
+        self,
+        tokenizer: FrameAutoencoder,
+        dynamics: VideoDiT,
+        heads: Heads,
+        spec: WorldSpec,
+        contexts: Contexts,
+        *,
+        uncertainty: ErrorHead | None = None,
+        fingerprint: str = "",
     ) -> None:
         super().__init__()
-        self.tokenizer, self.dynamics, self.heads = tokenizer, dynamics, heads
+        self.tokenizer, self.dynamics, self.heads, self.uncertainty = tokenizer, dynamics, heads, uncertainty
         self.spec, self.contexts, self.fingerprint = spec, contexts, fingerprint
 
     @staticmethod
@@ -90,6 +100,8 @@ class WorldModel(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("tokenizer", "dynamics", "heads"):
             save_component(getattr(self, name), folder / name)
+        if self.uncertainty is not None:
+            save_component(self.uncertainty, folder / NAME)
         self.contexts.save(folder)
         self.spec.save(folder)
 
@@ -111,11 +123,14 @@ def _load(folder: Path, fingerprint: str) -> WorldModel:
         load_component(VideoDiT, folder / "dynamics"),
         load_component(Heads, folder / "heads"),
     )
-    _check_fit(folder, spec, *parts)
-    return WorldModel(*parts, spec, Contexts.load(folder), fingerprint=fingerprint)
+    uncertainty = load_component(ErrorHead, folder / NAME) if (folder / NAME).is_dir() else None
+    _check_fit(folder, spec, *parts, uncertainty)
+    return WorldModel(*parts, spec, Contexts.load(folder), uncertainty=uncertainty, fingerprint=fingerprint)
 
 
-def _check_fit(folder: Path, spec: WorldSpec, tokenizer: FrameAutoencoder, dynamics: VideoDiT, heads: Heads) -> None:
+def _check_fit(
+    folder: Path, spec: WorldSpec, tokenizer: FrameAutoencoder, dynamics: VideoDiT, heads: Heads, uncertainty: ErrorHead | None
+) -> None:
     """Refuse parts that do not belong together.
 
     Raises:
@@ -134,6 +149,9 @@ def _check_fit(folder: Path, spec: WorldSpec, tokenizer: FrameAutoencoder, dynam
         ("width of heads and dynamics", reading.width, video.width),
         ("state labels of heads and world.json", reading.state_size, len(spec.state_names)),
     ]
+    if uncertainty is not None:
+        error: Any = uncertainty.config
+        pairs.append(("tokens and width of uncertainty and heads", (error.tokens, error.width), (reading.tokens, reading.width)))
     for what, one, other in pairs:
         if one != other:
             raise ValueError(

@@ -18,11 +18,11 @@ from worldsim.heads import Readings
 from worldsim.model import WorldModel
 from worldsim.networks import check_compile, networks_of
 from worldsim.sampler import euler, levels
-from worldsim.spaces import to_features
+from worldsim.spaces import feature_maker, to_features
 from worldsim.spec import Sampling
 from worldsim.streaming_dit import Shared, forget_oldest, level_embedding
 from worldsim.tokenizer import to_model, to_uint8
-from worldsim.windows import shift_levels, stack_history, streaming_mask, training_mask
+from worldsim.windows import ring_mask, shift_levels, stack_history, training_mask
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Simulator:
         self.networks = networks_of(world, precision)
         # every pass of a step is the same graph: to compile the whole step would take longer; the decoder gains nothing
         self._pass = torch.compile(self.networks.dit.run) if compile else self.networks.dit.run
-        self._levels = self._embed_levels()
+        self._levels, self._to_features = self._embed_levels(), feature_maker(self.spec.action_space)
         self._state_mean, self._state_std = (
             torch.tensor(values, dtype=torch.float32, device=self.device) for values in (self.spec.state_mean, self.spec.state_std)
         )
@@ -261,7 +261,7 @@ class Simulator:
             actions: ``(B, A)`` rows of the action space.
             decode: Whether frames are wanted; latents cost less.
         """
-        state, made = self.step_tensors(state, torch.from_numpy(to_features(self.spec.action_space, actions)), decode=decode)
+        state, made = self.step_tensors(state, torch.from_numpy(self._to_features(actions)), decode=decode)
         return state, made.numpy()
 
     @torch.inference_mode()
@@ -278,7 +278,7 @@ class Simulator:
     def _make_frame(self, state: State, positions: list[int], features: Tensor, drawn: Tensor, *, decode: bool) -> tuple[State, TensorStep]:
         """Make the next frame of every row from noise ``(B, 1 or 2, C, h, w)``: what it starts from, and what it is remembered with."""
         dit, level = self.networks.dit, self.sampling.context_level
-        mask = streaming_mask(state.position[:, None], state.remembered, self.spec.window, sink=self.sink)  # (B, 1, P + 1)
+        mask = ring_mask(state.remembered)  # (B, 1, P + 1)
         ring = (state.keys, state.values)
         shared = dit.share(self._levels, features, state.condition, state.history, state.position, mask, ring, in_place=self.in_place)
         noise = dit.patches(drawn)  # (B, 1 or 2, n, p*p*C)
@@ -311,7 +311,7 @@ class Simulator:
         if decode:
             ready = latents.to(self.networks.dtype).contiguous(memory_format=torch.channels_last)  # (B, C, h, w)
             made = self.networks.decode(ready).float()  # (B, 3, H, W)
-            frames = to_uint8(made.nan_to_num())  # (B, H, W, 3)
+            frames = to_uint8(made)  # (B, H, W, 3)
             total = total + made.flatten(1).sum(1)  # (B,)
         low, high = self.spec.reward_range
         return TensorStep(

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.evaluation.openloop import Rollouts, Segment, copy_last, psnr, real, ssim
+from worldsim.evaluation.openloop import Rollouts, Segment, copy_last, log_error, psnr, real, ssim
 from worldsim.evaluation.probe import Probe, columns, pairs_at
-from worldsim.evaluation.scores import compare, correlation, mean_and_error, mean_error
+from worldsim.evaluation.scores import area_under_curve, compare, correlation, mean_and_error, mean_error
 from worldsim.model import WorldModel
 from worldsim.tokenizer import to_model
 from worldsim.training.tokenizer_task import draw_motion, interior, move, reconstruct
@@ -105,7 +105,7 @@ def _margins(curves: dict[str, NDArray[np.float64]], foreign: NDArray[np.bool_],
     return margins
 
 
-# ---------------------------------------------------------------- reward and state
+# ---------------------------------------------------------------- reward, uncertainty and state
 
 
 def reward(segments: Sequence[Segment], made: Rollouts) -> dict[str, Any]:
@@ -119,6 +119,31 @@ def reward(segments: Sequence[Segment], made: Rollouts) -> dict[str, Any]:
         "error_of_sums": mean_error(total, imagined),
         "mean_true": float(truth.mean()),
         "mean_predicted": float(made.rewards.mean()),
+    }
+
+
+def uncertainty(evidence: Evidence, threshold: float) -> dict[str, Any]:
+    """Return how well the world foretells its own errors, over all frames of the rollouts.
+
+    Args:
+        evidence: What was rolled out.
+        threshold: Error that the uncertainty is the probability of, log10 of the mean squared pixel error.
+
+    Returns:
+        ``auroc`` for errors above their 90th percentile; ``auroc_age``, the same for the number of the step as a score;
+        ``correlation`` with the logarithm of the error; ``foretold`` and ``found``, mean probability and true share of errors above
+        the threshold; and ``threshold_psnr`` in dB.
+    """
+    error = log_error(real(evidence.segments), evidence.made.frames)  # (N, T)
+    told, age = evidence.made.uncertainty, np.broadcast_to(np.arange(error.shape[1]), error.shape)  # each (N, T)
+    high = error > np.quantile(error, 0.9)
+    return {
+        "auroc": area_under_curve(told[high], told[~high]),
+        "auroc_age": area_under_curve(age[high], age[~high]),
+        "correlation": correlation(error, told),
+        "foretold": float(told.mean()),
+        "found": float((error > threshold).mean()),
+        "threshold_psnr": 20 * float(np.log10(255)) - 10 * threshold,
     }
 
 

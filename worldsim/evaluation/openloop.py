@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,19 @@ class Segment:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Imagined continuations of N segments over T steps: frames ``(N, T, H, W, 3)``, rewards ``(N, T)``, state ``(N, T, S)``."""
+    """Imagined continuations of N segments over T steps.
+
+    Attributes:
+        frames: ``(N, T, H, W, 3)``.
+        rewards: ``(N, T)``.
+        state: ``(N, T, S)``.
+        uncertainty: ``(N, T)`` in 0..1, NaN where the world does not tell it.
+    """
 
     frames: NDArray[np.uint8]
     rewards: NDArray[np.float32]
     state: NDArray[np.float32]
+    uncertainty: NDArray[np.float32]
 
 
 def cut_segments(
@@ -89,18 +97,19 @@ def other_actions(segments: Sequence[Segment]) -> list[Segment]:
 def imagine(simulator: Simulator, segments: Sequence[Segment], *, batch: int = 16) -> Rollouts:
     """Roll the segments out in the learned world."""
     parts = [_imagine_batch(simulator, segments[i : i + batch]) for i in range(0, len(segments), batch)]
-    return Rollouts(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("frames", "rewards", "state")))
+    return Rollouts(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rollouts)))
 
 
 def _imagine_batch(simulator: Simulator, segments: Sequence[Segment]) -> Rollouts:
     state = simulator.start([segment.context for segment in segments], [segment.seed for segment in segments])
-    frames, rewards, labels = [], [], []
+    frames, rewards, labels, unsure = [], [], [], []
     for t in range(len(segments[0].actions)):
         state, step = simulator.step(state, np.stack([segment.actions[t] for segment in segments]))
         frames.append(step.frames)
         rewards.append(step.reward)
         labels.append(step.state)
-    return Rollouts(np.stack(frames, 1), np.stack(rewards, 1), np.stack(labels, 1))
+        unsure.append(step.uncertainty)
+    return Rollouts(np.stack(frames, 1), np.stack(rewards, 1), np.stack(labels, 1), np.stack(unsure, 1))
 
 
 def real(segments: Sequence[Segment]) -> NDArray[np.uint8]:
@@ -111,6 +120,13 @@ def real(segments: Sequence[Segment]) -> NDArray[np.uint8]:
 def copy_last(segments: Sequence[Segment]) -> NDArray[np.uint8]:
     """Return the last context frame repeated, ``(N, T, H, W, 3)``."""
     return np.stack([np.repeat(segment.context.frames[-1:], len(segment.actions), axis=0) for segment in segments])
+
+
+def log_error(truth: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return log10 of the mean squared error ``(...)`` of frames ``(..., H, W, 3)``; equal frames count as an error of 0.1."""
+    square = np.mean((truth.astype(np.float32) - made.astype(np.float32)) ** 2, axis=(-3, -2, -1))
+    logarithm: NDArray[np.float32] = np.log10(np.maximum(square, 0.1))
+    return logarithm
 
 
 def psnr(truth: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64]:

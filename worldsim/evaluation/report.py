@@ -47,6 +47,8 @@ def to_markdown(report: Mapping[str, Any]) -> str:
 def figures(report: Mapping[str, Any]) -> list[str]:
     """Return the sections of figures, each with its heading."""
     parts = [_open_loop(report["open_loop"]), _reward(report["reward"]), _endings(report["endings"])]
+    if "uncertainty" in report:
+        parts.append(_uncertainty(report["uncertainty"]))
     return [*parts, _state(report["state"])] if "state" in report else parts
 
 
@@ -91,6 +93,16 @@ def _endings(part: Mapping[str, Any]) -> str:
     return "## Endings\n\n" + table([f"last {part['horizon']} steps of {part['episodes']} episodes", "value"], rows)
 
 
+def _uncertainty(part: Mapping[str, Any]) -> str:
+    rows = [
+        ["area under the ROC curve for errors above their 90th percentile", number(part["auroc"], 3)],
+        ["the same with the number of the step as the score", number(part["auroc_age"], 3)],
+        ["correlation with the logarithm of the error", number(part["correlation"])],
+        [f"frames worse than {part['threshold_psnr']:.1f} dB: foretold / found", f"{part['foretold']:.1%} / {part['found']:.1%}"],
+    ]
+    return "## Uncertainty\n\n" + table(["all frames of the rollouts", "value"], rows)
+
+
 def _state(part: Mapping[str, Any]) -> str:
     said = {"guess": "guess", "probe_real": "probe, real frames", "probe_imagined": "probe, imagined frames", "head": "world's own head"}
     first = next(iter(part["figures"][part["names"][0]].values()))
@@ -126,6 +138,8 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
         "moved": loop["moved"],
         "reward": {key: reward[key] for key in ("correlation_per_step", "correlation_of_sums")},
     }
+    if "uncertainty" in report:
+        kept["uncertainty"] = dict(report["uncertainty"])
     if "state" in report:
         kept["state"] = report["state"]["figures"]
     return kept

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from worldsim.checkpoint import resolve
 from worldsim.evaluation.chart import line_chart
 from worldsim.evaluation.endings import endings
-from worldsim.evaluation.figures import Evidence, episode_name, open_loop, reward, state
+from worldsim.evaluation.figures import Evidence, episode_name, open_loop, reward, state, uncertainty
 from worldsim.evaluation.openloop import Segment, cut_segments, imagine, other_actions, real
 from worldsim.evaluation.pictures import real_above_imagined
 from worldsim.evaluation.probe import Probe, draw_pairs, train_probe
@@ -120,6 +120,8 @@ def evaluate(
         "reward": reward(segments, evidence.made),
         "endings": endings(simulator, store, split=protocol.split, context=protocol.context, horizon=min(16, protocol.horizon)),
     }
+    if world.uncertainty is not None:
+        report["uncertainty"] = uncertainty(evidence, float(world.uncertainty.threshold))
     if names:
         report["state"] = state(evidence, names, world.spec.state_names, store.info.state_names, probe)
     return report, evidence

@@ -82,7 +82,16 @@ class OasisSimulator:
             frames = to_uint8(pictures.nan_to_num())  # (B, H, W, 3)
         nothing = torch.zeros(len(made), device=self.device)  # (B,)
         labels = torch.zeros(len(made), 0, device=self.device)  # (B, 0)
-        step = TensorStep(frames=frames, latents=latents, reward=nothing, end=nothing.clone(), state=labels, finite=finite)
+        step = TensorStep(
+            frames=frames,
+            latents=latents,
+            reward=nothing,
+            end=nothing.clone(),
+            state=labels,
+            finite=finite,
+            hidden=torch.zeros(len(made), 0, 0, device=self.device),  # (B, 0, 0)
+            uncertainty=torch.full_like(nothing, float("nan")),  # (B,)
+        )
         return State.stack([after for after, _ in made]), step
 
     def _step_one(self, state: State, action: Tensor) -> tuple[State, Tensor]:
