@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from worldsim.datasets.reader import EpisodeReader, read_commits
 from worldsim.datasets.storage import Root, place
 from worldsim.datasets.work import Recipe
 from worldsim.datasets.writer import make_spec
+from worldsim.episode import Conditioning
 from worldsim.rollout import EpisodeJob
-from worldsim.scenario import Scenario
 
 _OWN_KEYS = ("name", "env", "licence")
 
@@ -77,8 +78,31 @@ def collect(cfg: Mapping[str, Any], *, console: Console | None = None) -> Episod
     return close_run(path, meter, console, preview=bool((cfg.get("writer") or {}).get("preview")))
 
 
-def policy_mix(config: Mapping[str, Any], noise: Mapping[str, Any], horizon: int) -> list[Scenario]:
-    """Turn the ``policy`` group into scenarios: one policy, or a ``mix`` of them with weights.
+@dataclass(frozen=True)
+class Driver:
+    """Who drives a share of the episodes.
+
+    Attributes:
+        name: Stands in place of a scenario's name.
+        policy: Config of the policy, with its ``_target_``.
+        action_noise: Keywords of the action noise around it; empty for none.
+        horizon: Most steps of an episode.
+        weight: Share of the episodes.
+    """
+
+    name: str
+    policy: Mapping[str, Any]
+    action_noise: Mapping[str, Any]
+    horizon: int
+    weight: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it as plans have held it from the first release on, so that recordings go on."""
+        return {**asdict(self), "context": "random", "seeds": [], "count": 1, "conditioning": Conditioning().to_json()}
+
+
+def policy_mix(config: Mapping[str, Any], noise: Mapping[str, Any], horizon: int) -> list[Driver]:
+    """Turn the ``policy`` group into drivers: one policy, or a ``mix`` of them with weights.
 
     Raises:
         ValueError: A weight is not above 0, or two parts of a mix have the same name.
@@ -91,7 +115,7 @@ def policy_mix(config: Mapping[str, Any], noise: Mapping[str, Any], horizon: int
         if not float(part.get("weight", 1)) > 0:
             raise DatasetError(f"policy.mix: weight={part['weight']} of {part['name']!r} must be above 0")
     return [
-        Scenario(
+        Driver(
             name=part["name"],
             policy=part["policy"],
             action_noise={**noise, **part.get("action_noise", {})},
@@ -114,7 +138,7 @@ def _missing_episodes(path: Root, plan: Plan | None, cfg: Mapping[str, Any]) -> 
     return math.ceil((frames - there) * len(records) / there)
 
 
-def _extend(plan: Plan | None, scenarios: Sequence[Scenario], count: int, *, seed: int, horizon: int) -> Plan:
+def _extend(plan: Plan | None, scenarios: Sequence[Driver], count: int, *, seed: int, horizon: int) -> Plan:
     first = 0 if plan is None else len(plan.jobs)
     jobs = []
     for i, scenario in enumerate(_in_turn(scenarios, first + count)):
@@ -126,7 +150,7 @@ def _extend(plan: Plan | None, scenarios: Sequence[Scenario], count: int, *, see
     return plan.extended(jobs)
 
 
-def _in_turn(scenarios: Sequence[Scenario], count: int) -> list[Scenario]:
+def _in_turn(scenarios: Sequence[Driver], count: int) -> list[Driver]:
     """Deal ``count`` episodes out by weight, evenly over time."""
     shares = np.array([scenario.weight for scenario in scenarios]) / sum(scenario.weight for scenario in scenarios)
     dealt = np.zeros(len(scenarios))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from rich.console import Console
 from worldsim.datasets.batch import Probe, close_run, probe, run_plan
 from worldsim.datasets.layout import DatasetError, DatasetSpec
 from worldsim.datasets.lock import job_lock
-from worldsim.datasets.plan import Plan, make_plan
+from worldsim.datasets.plan import Plan
 from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import EpisodeReader
+from worldsim.datasets.scenarios import driver_of, plan_scenarios, read_scenarios
 from worldsim.datasets.storage import place
 from worldsim.datasets.work import Recipe, build_policy
 from worldsim.datasets.writer import create_dataset, make_spec, write_error
-from worldsim.episode import Conditioning
-from worldsim.rollout import LATENTS, EpisodeJob
-from worldsim.scenario import Scenario, load_scenarios, parse_scenarios
+from worldsim.rollout import LATENTS
+from worldsim.scenario import check_world
 
 
 def main(cfg: DictConfig) -> None:
@@ -82,7 +82,8 @@ def plan_dataset(cfg: Mapping[str, Any], *, console: Console | None = None) -> P
 def _prepare(cfg: Mapping[str, Any], console: Console) -> tuple[DatasetSpec, Plan, Recipe]:
     if int(cfg["batch"]) < 1:
         raise DatasetError(f"batch={cfg['batch']} must be 1 or more")
-    plan = plan_scenarios(read_scenarios(cfg), root_seed=int(cfg["seed"]), batch=int(cfg["batch"]))
+    scenarios = read_scenarios(cfg)
+    plan = plan_scenarios(scenarios, root_seed=int(cfg["seed"]), batch=int(cfg["batch"]))
     console.print(f"{len(plan.jobs)} episodes of {len(plan.scenarios)} scenarios in world {cfg['world']}")
     rows = min(plan.batch, len(plan.jobs))
     latents = str((cfg.get("record") or {}).get("latents") or "none")
@@ -91,6 +92,7 @@ def _prepare(cfg: Mapping[str, Any], console: Console) -> tuple[DatasetSpec, Pla
     noise = cfg.get("action_noise") or {}
     recipe = Recipe(cfg["env"], _world_keywords(cfg), rows=rows, batched=True, noise=noise, latents=latents)
     found = probe(recipe, seed=plan.jobs[0].seed, options={"rows": [dict(plan.jobs[0].options)]} if plan.jobs[0].options else None)
+    check_world(scenarios, fps=found.fps, state_names=found.state_names, world=f"world {cfg['world']}")
     recipe = replace(recipe, state_names=found.state_names, checkpoint=found.checkpoint)
     if latents == "instead":
         _check_blind(plan, recipe, found)
@@ -114,8 +116,9 @@ def _check_blind(plan: Plan, recipe: Recipe, found: Probe) -> None:
     Raises:
         DatasetError: One cannot.
     """
-    for name, scenario in plan.scenarios.items():
-        policy = build_policy(recipe, scenario, found.action_space)
+    first = {job.scenario: job for job in reversed(plan.jobs)}
+    for name, job in first.items():
+        policy = build_policy(recipe, *driver_of(job, plan.scenarios[name]), found.action_space)
         try:
             policy.act(found.observation)
         except Exception as error:
@@ -123,51 +126,9 @@ def _check_blind(plan: Plan, recipe: Recipe, found: Probe) -> None:
             raise DatasetError(f"{what}, and record.latents=instead makes none: use record.latents=beside") from error
 
 
-def read_scenarios(cfg: Mapping[str, Any]) -> list[Scenario]:
-    """Parse the scenarios of a config: those under ``scenario`` and those in ``files``.
-
-    Raises:
-        ValueError: There are none, a name comes twice, or one is wrong.
-    """
-    defaults = {key: cfg[key] for key in ("horizon", "count") if key in cfg}
-    scenarios = parse_scenarios(cfg.get("scenario") or {}, where="scenario", defaults=defaults)
-    for file in cfg.get("files") or []:
-        scenarios += load_scenarios(file, defaults=defaults)
-    names = [scenario.name for scenario in scenarios]
-    if not names:
-        raise DatasetError("there is no scenario: name some, as 'scenario=[calm,random]', or give 'files=[my_scenarios.yaml]'")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DatasetError(f"scenario {twice[0]!r} is there twice: rename one of them")
-    return scenarios
-
-
-def plan_scenarios(scenarios: Sequence[Scenario], *, root_seed: int, batch: int) -> Plan:
-    """Expand scenarios to one episode a seed."""
-    pairs = [(scenario, seed) for scenario in scenarios for seed in scenario.episode_seeds(root_seed)]
-    jobs = [
-        EpisodeJob(
-            id=i,
-            seed=seed,
-            horizon=scenario.horizon,
-            scenario=scenario.name,
-            policy=str(scenario.policy["_target_"]).rpartition(".")[2],
-            options=_options(scenario),
-            conditioning=scenario.conditioning,
-            params={"context": scenario.context, "action_noise": dict(scenario.action_noise)},
-        )
-        for i, (scenario, seed) in enumerate(pairs)
-    ]
-    return make_plan(jobs, batch=batch, scenarios={scenario.name: scenario.to_json() for scenario in scenarios})
-
-
-def _options(scenario: Scenario) -> dict[str, Any]:
-    """Reset options of a row: ``context`` and ``conditioning``, where the scenario sets them."""
-    options: dict[str, Any] = {} if scenario.context == "random" else {"context": scenario.context}
-    if scenario.conditioning != Conditioning():
-        options["conditioning"] = scenario.conditioning.to_json()
-    return options
-
-
 def _world_keywords(cfg: Mapping[str, Any]) -> dict[str, Any]:
     keywords = {"world": cfg["world"]}
     return {**keywords, **{key: value for key, value in (cfg.get("world_options") or {}).items() if value is not None}}
+
+
+__all__ = ["generate", "main", "plan_dataset", "plan_scenarios", "read_scenarios"]

@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from worldsim.config import instantiate_allowed
 from worldsim.datasets.behind import WriteBehind
 from worldsim.datasets.layout import DatasetError
+from worldsim.datasets.scenarios import driver_of
 from worldsim.datasets.writer import EpisodeWriter
 from worldsim.episode import Episode
 from worldsim.rollout import EpisodeJob, RowPolicies, rollout
@@ -213,19 +214,22 @@ class Worker:
         return Recorded(job.id, "failed", 0, reason)
 
     def _policy(self, jobs: Sequence[EpisodeJob]) -> RowPolicies:
-        names = [job.scenario for job in jobs] + [jobs[-1].scenario] * (self.recipe.rows - len(jobs))
-        parts = [([row for row, other in enumerate(names) if other == name], self._build(name)) for name in dict.fromkeys(names)]
-        return RowPolicies(parts, self.env.single_action_space)
+        drivers = [driver_of(job, self.writer.plan.scenarios[job.scenario]) for job in jobs]
+        drivers += [drivers[-1]] * (self.recipe.rows - len(jobs))
+        space = self.env.single_action_space
+        parts = [
+            ([row for row, other in enumerate(drivers) if other == driver], build_policy(self.recipe, *driver, space))
+            for i, driver in enumerate(drivers)
+            if driver not in drivers[:i]
+        ]
+        return RowPolicies(parts, space)
 
-    def _build(self, scenario: str) -> Policy:
-        return build_policy(self.recipe, self.writer.plan.scenarios[scenario], self.env.single_action_space)
 
-
-def build_policy(recipe: Recipe, scenario: Mapping[str, Any], space: Space[Any]) -> Policy:
-    """Build what drives a scenario's episodes, as the plan describes it."""
-    policy: Policy = instantiate_allowed(scenario["policy"], action_space=space)
-    if scenario["action_noise"]:
-        policy = instantiate_allowed({**recipe.noise, **scenario["action_noise"]}, policy=policy, action_space=space)
+def build_policy(recipe: Recipe, config: Mapping[str, Any], noise: Mapping[str, Any], space: Space[Any]) -> Policy:
+    """Build what drives an episode: a policy's config, and the noise around it, empty for none."""
+    policy: Policy = instantiate_allowed(config, action_space=space)
+    if noise:
+        policy = instantiate_allowed({**recipe.noise, **noise}, policy=policy, action_space=space)
     return policy
 
 

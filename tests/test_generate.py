@@ -13,11 +13,12 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from worldsim.datasets.generate import generate, plan_scenarios, read_scenarios
-from worldsim.datasets.layout import DatasetError
 from worldsim.datasets.reader import EpisodeReader
 from worldsim.datasets.verify import verify
 from worldsim.episode import Conditioning
-from worldsim.scenario import Scenario, load_scenarios, parse_scenario
+from worldsim.datasets.scenarios import driver_of
+from worldsim.scenario import load_scenarios, parse_scenario, script
+from worldsim.scenario.parts import ContextStart, NoisePerturb, StickyPerturb
 
 DICE = {"_target_": "toy_sources.Dice"}
 
@@ -47,10 +48,12 @@ def run(settings: dict[str, Any], **changes: Any) -> EpisodeReader:
 
 def test_every_scenario_runs_with_every_seed(settings: dict[str, Any]) -> None:
     store = run(settings)
-    assert [(e.scenario, e.seed) for e in (store[i] for i in range(len(store)))] == [(n, s) for n in ("free", "held") for s in (5, 6, 7)]
+    episodes = [store[i] for i in range(len(store))]
+    assert [e.scenario for e in episodes] == ["free"] * 3 + ["held"] * 3
+    assert len({e.seed for e in episodes}) == 6
     held = store[3]
     assert (len(held), held.state[0, 1], held.conditioning, held.policy) == (6, 42, Conditioning(text="fog"), "Dice")
-    assert held.params == {"context": 42, "action_noise": {}}
+    assert set(held.params) == {"sha256"}
     assert store.info.source == {"id": "toy_sources:ToyWorld-v0", "kwargs": {"world": "toy"}, "checkpoint": {"name": "toy", "sha256": "0"}}
     assert verify(store.path) == []
 
@@ -114,59 +117,58 @@ swerve:
   conditioning: {tags: [dark], numbers: {grip: 1}, text: a dark road}
 """)
     (scenario,) = load_scenarios(file)
-    assert scenario == Scenario(
-        "swerve",
-        {"_target_": "worldsim.policies.random.RandomPolicy", "hold": [1, 5]},
-        {"gaussian": 0.1, "sticky": 0.25},
-        context=3,
-        horizon=50,
-        seeds=(4, 8),
-        conditioning=Conditioning(("dark",), {"grip": 1.0}, "a dark road"),
-        weight=2.0,
-    )
-    assert [job.seed for job in plan_scenarios([scenario], root_seed=0, batch=8).jobs] == [4, 8]
+    assert (scenario.name, scenario.seeds, scenario.weight) == ("swerve", (4, 8), 2.0)
+    plan = plan_scenarios([scenario], root_seed=0, batch=8)
+    for job, seed in zip(plan.jobs, (4, 8), strict=True):
+        told = script(job, plan.scenarios["swerve"])
+        assert (job.seed, told.initial, told.horizon) == (seed, ContextStart(3), 50)
+        assert told.policies == {"RandomPolicy": {"_target_": "worldsim.policies.random.RandomPolicy", "hold": [1, 5]}}
+        assert told.perturb == (NoisePerturb(gaussian=0.1), StickyPerturb(p=0.25))
+        assert told.conditioning == job.conditioning == Conditioning(("dark",), {"grip": 1.0}, "a dark road")
+        assert driver_of(job, plan.scenarios["swerve"])[1] == {"gaussian": 0.1, "epsilon": 0.0, "sticky": 0.25}
 
 
-def test_defaults_fill_what_a_scenario_leaves_out() -> None:
+def test_defaults_fill_what_a_scenario_leaves_out(settings: dict[str, Any]) -> None:
     parsed = parse_scenario("a", {"policy": DICE, "count": 2}, where="here", defaults={"horizon": 7, "count": 9})
-    assert (parsed.horizon, parsed.count, parsed.context) == (7, 2, "random")
-    assert parsed.episode_seeds(10) == (10, 11)
+    assert (parsed.body["horizon"], parsed.seeds, parsed.body["initial"]) == (7, 2, "random")
+    parsed = parse_scenario("a", {"policy": DICE, "horizon": 3}, where="here", defaults={"horizon": 7, "count": 9})
+    assert (parsed.body["horizon"], parsed.seeds) == (3, 9)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"horizn": 3}, "'horizn' is unknown: did you mean 'horizon'"),
-        ({"policy": None}, r"policy is None, not a mapping"),
+        ({"policy": None}, r"policy=None must be a mapping"),
         ({"policy": {"scale": 1}}, "policy has no '_target_'"),
         ({"horizon": 0}, "horizon=0 must be a whole number, 1 or more"),
         ({"horizon": "long"}, "horizon='long' must be a whole number"),
         ({"horizon": True}, "horizon=True must be a whole number"),
         ({"context": "first"}, "context='first' must be 'random' or the index"),
         ({"context": -1}, "context=-1 must be 'random' or the index"),
-        ({"seeds": 3}, r"seeds=3 must be a list, as \[0, 1, 2\]"),
-        ({"seeds": [1, -2]}, "seeds=-2 must be a whole number, 0 or more"),
+        ({"seeds": 0}, r"seeds=0 must be a list, as \[0, 1, 2\], or a whole number, 1 or more"),
+        ({"seeds": [1, -2]}, r"seeds.1=-2 must be a whole number in 0\.\."),
         ({"count": 0}, "count=0 must be"),
-        ({"weight": 0}, "weight=0 must be above 0"),
+        ({"weight": 0}, "weight=0 must be a number above 0"),
         ({"action_noise": {"gausian": 0.1}}, "action_noise: key 'gausian' is unknown: did you mean 'gaussian'"),
         ({"action_noise": {"sticky": -1}}, r"action_noise.sticky=-1 must be a number, 0 or more"),
         ({"conditioning": {"tag": []}}, "conditioning: key 'tag' is unknown: did you mean 'tags'"),
         ({"conditioning": {"tags": "dark"}}, "conditioning.tags='dark' must be a list"),
-        ({"conditioning": {"tags": [1]}}, "conditioning.tags: 1 must be text"),
-        ({"conditioning": {"text": 5}}, "conditioning.text: 5 must be text"),
+        ({"conditioning": {"tags": [1]}}, "conditioning.tags.0=1 must be text"),
+        ({"conditioning": {"text": 5}}, "conditioning.text=5 must be text"),
         ({"conditioning": {"numbers": {"grip": "low"}}}, "conditioning.numbers.grip='low' must be a number"),
     ],
 )
-def test_wrong_scenarios_name_key_file_and_way_out(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_wrong_scenarios_name_key_file_and_way_out(settings: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(json.dumps({"calm": {"policy": DICE, **change}}))
     with pytest.raises(ValueError, match=message) as caught:
         load_scenarios(file)
-    assert str(caught.value).startswith(f"{file}: scenario 'calm'")
+    assert str(caught.value).startswith(f"{file}:1: scenario 'calm': ")
 
 
 def test_a_scenario_needs_a_policy_and_a_job_needs_scenarios(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="has no 'policy'"):
+    with pytest.raises(ValueError, match="there is no 'policy'"):
         parse_scenario("a", {}, where="here")
     with pytest.raises(ValueError, match="there is no scenario"):
         run(settings, scenario={})
@@ -175,7 +177,7 @@ def test_a_scenario_needs_a_policy_and_a_job_needs_scenarios(settings: dict[str,
 def test_names_are_there_once(settings: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(json.dumps({"free": {"policy": DICE}}))
-    with pytest.raises(DatasetError, match="'free' is there twice"):
+    with pytest.raises(ValueError, match="'free' is there twice"):
         run(settings, files=[str(file)])
 
 

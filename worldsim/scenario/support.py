@@ -1,0 +1,89 @@
+"""What today's runtime cannot do yet: one list, and one sentence for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from worldsim.scenario.expressions import EPISODE_FUNCTIONS, EPISODE_SIGNALS, STEP_SIGNALS, ExpressionError, parse_expression
+from worldsim.scenario.problems import REFERENCE, ScenarioError
+from worldsim.scenario.scenario import BODY, Scenario
+from worldsim.scenario.template import EXPRESSIONS
+
+Body = Mapping[str, Any]
+
+
+def _kinds(body: Body) -> list[str]:
+    return [str(part["kind"]) for part in body["perturb"]]
+
+
+def _starts(body: Body) -> list[Any]:
+    return list(body["initial"]) if isinstance(body["initial"], list) else [body["initial"]]
+
+
+def _has_start(key: str) -> Callable[[Body], bool]:
+    return lambda body: any(start == key or (isinstance(start, Mapping) and key in start) for start in _starts(body))
+
+
+UNSUPPORTED: Sequence[tuple[str, Callable[[Body], bool]]] = (
+    ("events", lambda body: bool(body["events"])),
+    ("several policies", lambda body: len(body["policies"]) > 1),
+    ("perturb of kinds other than noise and sticky", lambda body: bool({*_kinds(body)} - {"noise", "sticky"})),
+    ("perturb in another order than noise, then sticky", lambda body: _kinds(body) not in ([], ["noise"], ["sticky"], ["noise", "sticky"])),
+    ("perturb with start or stop", lambda body: any(part.get("start") or part.get("stop") is not None for part in body["perturb"])),
+    ("initial: {snapshot}", _has_start("snapshot")),
+    ("initial: generate", _has_start("generate")),
+    ("initial: {dataset, where}", _has_start("where")),
+    ("require.after", lambda body: bool(body["after"])),
+    ("record of other streams than frames and state", lambda body: {*body["record"]} != {*BODY["record"]}),
+)
+"""Parts of the language that are checked and expanded, but not run: what people call each, and whether a body uses it."""
+
+
+def refuse_unsupported(scenarios: Iterable[Scenario]) -> None:
+    """Refuse scenarios that could not run.
+
+    Raises:
+        ScenarioError: Names scenario and part.
+    """
+    problems = [
+        f"scenario {scenario.name!r} uses {name}, which this release checks and expands but does not run yet: leave it out to generate"
+        for scenario in scenarios
+        for name, used in UNSUPPORTED
+        if used(scenario.body)
+    ]
+    if problems:
+        raise ScenarioError(problems)
+
+
+def check_world(scenarios: Iterable[Scenario], *, fps: float, state_names: Sequence[str], world: str = "the world") -> None:
+    """Refuse scenarios that do not fit a world: another frame rate, or names that it has no labelled state for.
+
+    Raises:
+        ScenarioError: Names scenario, key and what the world has.
+    """
+    problems = []
+    for scenario in scenarios:
+        told = scenario.body["fps"]
+        if isinstance(told, int | float) and told != fps:
+            problems.append(f"scenario {scenario.name!r}: fps={told:g}, but {world} runs at {fps:g}: leave 'fps' out, or take another world")
+        for key, line in _expressions(scenario.body):
+            known = (*(STEP_SIGNALS if key == "predicate" else EPISODE_SIGNALS), *state_names)
+            try:
+                parse_expression(REFERENCE.sub("1", line), functions=EPISODE_FUNCTIONS).check_names(known)
+            except ExpressionError as error:
+                problems.append(f"scenario {scenario.name!r}: {error}")
+    if problems:
+        raise ScenarioError(problems)
+
+
+def _expressions(node: Any) -> Iterable[tuple[str, str]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key in EXPRESSIONS and isinstance(value, str):
+                yield key, value
+            elif key != "policies":
+                yield from _expressions(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _expressions(value)
