@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,8 @@ from worldsim.evaluation import endings as endings_module
 from worldsim.evaluation import run as run_module
 from worldsim.evaluation.chart import line_chart
 from worldsim.evaluation.endings import endings
-from worldsim.evaluation.figures import Evidence, from_another_episode, moved, open_loop, reward, state
-from worldsim.evaluation.openloop import Rollouts, Segment, copy_last, cut_segments, imagine, other_actions, psnr, real, ssim
+from worldsim.evaluation.figures import Evidence, from_another_episode, moved, open_loop, reward, state, uncertainty
+from worldsim.evaluation.openloop import Rollouts, Segment, copy_last, cut_segments, imagine, log_error, other_actions, psnr, real, ssim
 from worldsim.evaluation.probe import draw_pairs, pairs_at, train_probe
 from worldsim.evaluation.report import model_card, number, record_quality, to_markdown
 from worldsim.evaluation.run import Protocol, evaluate, write
@@ -161,11 +162,12 @@ def test_segments_of_one_episode_have_no_other_actions(make_world: MakeWorld) ->
 
 def _copied(segments: list[Segment]) -> Rollouts:
     """Return the rollouts of a world that knows everything."""
-    return Rollouts(real(segments), np.stack([segment.rewards for segment in segments]), np.stack([segment.state for segment in segments]))
+    rewards, state = np.stack([segment.rewards for segment in segments]), np.stack([segment.state for segment in segments])
+    return Rollouts(real(segments), rewards, state, np.zeros_like(rewards))
 
 
 def test_a_world_that_knows_everything_gets_full_marks(make_world: MakeWorld, segments: list[Segment]) -> None:
-    evidence = Evidence(segments, _copied(segments), Rollouts(copy_last(segments), *[np.zeros((4, 6), np.float32)] * 2))
+    evidence = Evidence(segments, _copied(segments), Rollouts(copy_last(segments), *[np.zeros((4, 6), np.float32)] * 3))
     loop, gain = open_loop(make_world(), evidence), reward(segments, evidence.made)
     read = state(evidence, ["speed"], ["offset", "speed"], ["offset", "speed"], None)
     assert loop["steps"] == [1, 4]
@@ -183,10 +185,22 @@ def test_a_world_that_knows_everything_gets_full_marks(make_world: MakeWorld, se
 
 def test_a_reward_that_is_the_wrong_way_round_is_seen(segments: list[Segment]) -> None:
     made = _copied(segments)
-    assert reward(segments, Rollouts(made.frames, -made.rewards, made.state))["correlation_per_step"] == pytest.approx(-1)
+    assert reward(segments, replace(made, rewards=-made.rewards))["correlation_per_step"] == pytest.approx(-1)
 
 
 # ---------------------------------------------------------------- probe and endings
+
+
+def test_uncertainty_that_is_the_error_ranks_all_and_its_opposite_none(segments: list[Segment]) -> None:
+    made = replace(_copied(segments), frames=copy_last(segments))
+    error = log_error(real(segments), made.frames)
+    told = replace(made, uncertainty=error)
+    assert uncertainty(Evidence(segments, told, told), 3.0)["auroc"] == 1
+    wrong = replace(made, uncertainty=-error)
+    figures = uncertainty(Evidence(segments, wrong, wrong), 3.0)
+    assert figures["auroc"] == 0
+    assert figures["threshold_psnr"] == pytest.approx(18.13, abs=0.01)
+    assert figures["found"] == pytest.approx(float((error > 3.0).mean()))
 
 
 def test_probe_reads_what_can_be_seen() -> None:

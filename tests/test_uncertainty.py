@@ -83,7 +83,9 @@ def unsure_path(make_world: MakeWorld, tmp_path_factory: pytest.TempPathFactory)
 
 def test_a_world_keeps_its_head_on_disk_and_a_world_without_one_has_none(unsure_path: Path, endless_path: Path, tmp_path: Path) -> None:
     loaded = WorldModel.from_pretrained(unsure_path)
-    assert loaded.uncertainty is not None and loaded.uncertainty.threshold == 2.0 and not loaded.uncertainty.training
+    assert loaded.uncertainty is not None
+    assert loaded.uncertainty.threshold == 2.0
+    assert not loaded.uncertainty.training
     assert WorldModel.from_pretrained(endless_path).uncertainty is None
     before = content_hash(unsure_path)
     loaded.save_pretrained(tmp_path)
@@ -109,7 +111,8 @@ def test_environments_tell_it_beside_the_state_and_worlds_without_a_head_do_not(
     for _ in range(3):
         info = env.step(env.action_space.sample())[4]
         told.append(info["state"]["uncertainty"])
-    assert all(0 <= value <= 1 for value in told) and len(set(told)) == 3
+    assert all(0 <= value <= 1 for value in told)
+    assert len(set(told)) == 3
     bare = gym.make("WorldSim-v0", world=str(endless_path))
     assert list(bare.reset(seed=0)[1]["state"]) == ["speed", "offset"]
 
@@ -149,9 +152,11 @@ def test_training_saves_a_head_into_the_world(endless_path: Path, tmp_path: Path
     write_dataset(data, episodes, name="toy", fps=25.0, action_space=world.spec.action_space, state_names=("speed", "offset"))
     small = ["segments=6", "context=4", "horizon=6", "batch=3", "steps=3", "batch_size=8"]
     quality = train_uncertainty(compose("train_uncertainty", [f"world={place}", f"data.path={data}", *small]))
-    assert 0 <= quality <= 1 and "held-out frames" in capsys.readouterr().out
+    assert 0 <= quality <= 1
+    assert "held-out frames" in capsys.readouterr().out
     taught = WorldModel.from_pretrained(place)
-    assert taught.uncertainty is not None and taught.fingerprint != world.fingerprint
+    assert taught.uncertainty is not None
+    assert taught.fingerprint != world.fingerprint
 
 
 def _episode(kind: type, seed: int, steps: int = 20) -> object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,9 @@ def _gather(world: WorldModel, store: EpisodeStore, split: str, cfg: DictConfig,
     return gather(world, segments, batch=cfg.batch, every=cfg.every, say=say)
 
 
-def gather(world: WorldModel, segments: Sequence[Segment], *, batch: int, every: int, say: Callable[[int], None] = lambda _: None) -> Errors:
+def gather(
+    world: WorldModel, segments: Sequence[Segment], *, batch: int, every: int, say: Callable[[int], None] = lambda _: None
+) -> Errors:
     """Roll segments out with their recorded actions and compare with what happened.
 
     Args:
