@@ -18,7 +18,7 @@ from worldsim.envs.keys import keys_to_action
 from worldsim.envs.rows import NOT_FINITE, Rows, to_host
 from worldsim.envs.snapshot import WorldSnapshot, as_snapshot
 from worldsim.envs.window import Window
-from worldsim.spaces import to_features
+from worldsim.spaces import feature_maker
 from worldsim.types import Frames
 
 
@@ -88,6 +88,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         self.render_mode, self.metadata = render_mode, self.rows.metadata()
         self.world_spec = self.rows.spec
         self.action_space = deepcopy(self.world_spec.action_space)  # its own randomness
+        self._features = feature_maker(self.action_space)
         self.observation_space = self.rows.space
         self._window = Window(self.world_spec.name, self.rows.fps) if render_mode == "human" else None
 
@@ -119,7 +120,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         if self.rows.over[0]:
             raise ResetNeeded("there is no running episode: call reset() first, and again whenever one has terminated or is truncated")
         row = action_row(self.action_space, action)
-        out = self.rows.step(torch.from_numpy(to_features(self.action_space, row[None])))
+        out = self.rows.step(torch.from_numpy(self._features(row[None])))
         self._show()
         info: dict[str, Any] = {"state": self.rows.labelled(out.labels, [0])[0], **self._latents()}
         if not out.finite.item():

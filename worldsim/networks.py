@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,7 +17,9 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from worldsim.heads import Heads
 from worldsim.model import WorldModel
+from worldsim.streaming_decoder import StreamingDecoder
 from worldsim.streaming_dit import StreamingDiT
+from worldsim.tokenizer import FrameAutoencoder
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -91,11 +94,19 @@ def check_compile(given: object, device: torch.device) -> None:
 
 
 def _build(world: WorldModel, dtype: torch.dtype) -> Networks:
-    dit = StreamingDiT(world.dynamics, dtype=dtype)
-    if dtype == world.dtype:
-        return Networks(dtype, dit, world.heads, world.tokenizer.decode)
-    heads, tokenizer = deepcopy(world.heads), deepcopy(world.tokenizer)
-    nn.Module.to(heads, dtype)  # diffusers' own ``to`` tells of parts kept in float32 even where there are none
-    nn.Module.to(tokenizer, dtype)
-    convert_conv2d_weight_memory_format(tokenizer, torch.channels_last)
-    return Networks(dtype, dit, heads, tokenizer.decode)
+    heads = world.heads
+    if dtype != world.dtype:
+        heads = deepcopy(heads)
+        nn.Module.to(heads, dtype)  # diffusers' own ``to`` tells of parts kept in float32 even where there are none
+    return Networks(dtype, StreamingDiT(world.dynamics, dtype=dtype), heads, _decoder(world.tokenizer, dtype))
+
+
+def _decoder(tokenizer: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    if isinstance(tokenizer, FrameAutoencoder):
+        return StreamingDecoder(tokenizer, dtype=dtype)
+    if next(tokenizer.parameters()).dtype != dtype:
+        tokenizer = deepcopy(tokenizer)
+        nn.Module.to(tokenizer, dtype)
+        convert_conv2d_weight_memory_format(tokenizer, torch.channels_last)
+    decode: Callable[[Tensor], Tensor] = tokenizer.decode
+    return decode

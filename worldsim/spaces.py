@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,14 @@ def to_features(space: Space[Any], rows: NDArray[Any]) -> NDArray[np.float32]:
     return np.concatenate(hot, axis=-1)
 
 
+def feature_maker(space: Space[Any]) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    """Prepare ``to_features`` of one space, for whoever needs it at every step."""
+    if not isinstance(space, spaces.Box):
+        return partial(to_features, space)
+    middle, half = _affine(space)
+    return lambda rows: ((rows - middle) / half).astype(np.float32)
+
+
 def _classes(space: Space[Any]) -> tuple[list[int], list[int]]:
     if isinstance(space, spaces.Discrete):
         return [int(space.start)], [int(space.n)]
@@ -95,11 +104,17 @@ def _classes(space: Space[Any]) -> tuple[list[int], list[int]]:
 
 
 def _scale(space: spaces.Box, rows: NDArray[Any]) -> NDArray[np.float32]:
+    middle, half = _affine(space)
+    return ((rows - middle) / half).astype(np.float32)
+
+
+def _affine(space: spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return middle and half width of each number; 0 and 1 where it is not bounded."""
     low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
     bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
     middle = np.where(bounded, (np.where(bounded, low, 0) + np.where(bounded, high, 0)) / 2, 0.0)
     half = np.where(bounded, (np.where(bounded, high, 1) - np.where(bounded, low, -1)) / 2, 1.0)
-    return ((rows - middle) / half).astype(np.float32)
+    return middle, half
 
 
 def space_to_json(space: Space[Any]) -> dict[str, Any]:

@@ -160,5 +160,6 @@ def to_model(frames: Tensor) -> Tensor:
 
 
 def to_uint8(frames: Tensor) -> Tensor:
-    """Turn float ``(..., 3, H, W)`` in [-1, 1] into uint8 ``(..., H, W, 3)``, rounded and clamped."""
-    return ((frames.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).contiguous()
+    """Turn float ``(..., 3, H, W)`` in [-1, 1] into uint8 ``(..., H, W, 3)``, rounded and clamped; NaN is grey."""
+    scaled = (frames.float() + 1.0).mul_(127.5).nan_to_num_(nan=127.5).round_().clamp_(0, 255)  # (..., 3, H, W)
+    return scaled.to(torch.uint8).movedim(-3, -1).contiguous()  # (..., H, W, 3)

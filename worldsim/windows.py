@@ -46,6 +46,12 @@ def streaming_mask(positions: Tensor, remembered: Tensor, window: int, *, sink: 
     return additive(torch.cat((seen, torch.ones_like(seen[:, :1])), dim=1)).unsqueeze(1)
 
 
+def ring_mask(remembered: Tensor) -> Tensor:
+    """Return ``streaming_mask`` of a ring ``(B, P)`` that holds only what may be seen, as in a rollout; ``(B, 1, P + 1)``."""
+    empty = torch.where(remembered < 0, float("-inf"), 0.0)  # (B, P)
+    return torch.nn.functional.pad(empty, (0, 1)).unsqueeze(1)  # (B, 1, P + 1)
+
+
 def stack_history(latents: Tensor, count: int) -> Tensor:
     """Stack to each frame the ``count`` frames before it, newest first: ``(B, F, C, h, w)`` to ``(B, F, count*C, h, w)``."""
     if count == 0:
