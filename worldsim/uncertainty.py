@@ -67,7 +67,8 @@ class ErrorHead(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def chance(self, hidden: Tensor) -> Tensor:
         """Return the probability ``(...)`` in 0..1 that the error is above ``threshold``, for tokens ``(..., N, D)``."""
         mean, spread = self(hidden)
-        return torch.special.ndtr((mean - self.threshold) / spread)  # (...)
+        above: Tensor = torch.special.ndtr((mean - self.threshold) / spread)  # (...)
+        return above
 
 
 def likelihood_loss(mean: Tensor, spread: Tensor, errors: Tensor) -> Tensor:

@@ -115,7 +115,8 @@ def fit(data: Errors, *, steps: int, batch_size: int, lr: float, seed: int) -> E
         head.train()
         for _ in range(steps):
             rows = torch.randint(len(data.error), (batch_size,), generator=generator)
-            loss = likelihood_loss(*head(data.hidden[rows].float()), data.error[rows])
+            mean, deviation = head(data.hidden[rows].float())
+            loss = likelihood_loss(mean, deviation, data.error[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
