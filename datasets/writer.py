@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from worldsim.datasets.creation import write_error as write_error
 from worldsim.datasets.identity import content
 from worldsim.datasets.layout import (
     ACTION,
+    ARRAYS,
     FRAMES,
     LATENTS,
     REWARD,
@@ -101,6 +102,7 @@ class EpisodeWriter:
         self._made = {**provenance(), "plan": self.plan.sha256(), "world": world.get("sha256", ""), "licence": attributes["licence"]}
         self._stamp = stamp(self.root / "plan.json")
         self._layouts: dict[tuple[int, str], SlotLayout] = {}
+        self._disk = ThreadPoolExecutor(len(ARRAYS), "disk")  # which syncs several files in the time of one
 
     def is_done(self, episode: int, *, attempts: int | None = None) -> bool:
         """Whether the episode is committed already; one that failed is not done until it was tried ``attempts`` times."""
@@ -130,8 +132,9 @@ class EpisodeWriter:
         part, slot = self.plan.place(job.id)
         try:
             self._check_plan()
-            with ThreadPoolExecutor(len(arrays)) as pool:  # the disk syncs several files in the time of one
-                hashes = dict(zip(arrays, pool.map(lambda name: self._write_array(part, slot, name, arrays[name]), arrays), strict=True))
+            written = [self._disk.submit(self._write_array, part, slot, name, values) for name, values in arrays.items()]
+            wait(written)  # none goes on behind the back of an error
+            hashes = {name: one.result() for name, one in zip(arrays, written, strict=True)}
             return self._commit(job, _record(job, episode, seconds), hashes)
         except OSError as error:
             raise write_error(self.root, error) from error
