@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.envs.rows import NOT_FINITE, Outcome, Rows, to_host
+from worldsim.envs.rows import NOT_FINITE, Outcome, Rows
 from worldsim.envs.snapshot import WorldSnapshot, as_snapshot
 
 
@@ -86,13 +86,12 @@ class Batch:
     def step(self, features: Tensor, waiting: NDArray[np.bool_]) -> Taken:
         """Step every row by actions as features ``(B, F)``, but start those that are ``waiting (B,)``, whatever their features."""
         if waiting.any():
-            idle = torch.from_numpy(waiting).to(self.rows.device)
             outcome = self.rows.step(features)
             started = self._start(np.flatnonzero(waiting).tolist())
-            return Taken(self._without(outcome, idle), (), started, ~to_host(outcome.finite) & ~waiting)
+            return Taken(self._without(outcome, waiting), (), started, ~outcome.finite & ~waiting)
         outcome = self.rows.step(features)
         ended = np.flatnonzero(self.rows.over).tolist() if self.mode is AutoresetMode.SAME_STEP else []
-        return Taken(outcome, tuple(ended), self._start(ended) if ended else {}, ~to_host(outcome.finite))
+        return Taken(outcome, tuple(ended), self._start(ended) if ended else {}, ~outcome.finite)
 
     def info(self, taken: Taken, row: int) -> dict[str, Any]:
         """Return what the single environment's ``info`` would be after the step."""
@@ -125,12 +124,12 @@ class Batch:
             generators.append(kept if kept is not None and seed is None else seeding.np_random(seed)[0])
         return dict(zip(rows, self.rows.reset(rows, generators, options or [None] * len(rows)), strict=True))
 
-    def _without(self, outcome: Outcome, idle: Tensor) -> Outcome:
+    def _without(self, outcome: Outcome, idle: NDArray[np.bool_]) -> Outcome:
         return replace(
             outcome,
             observations=self.rows.observations,
             labels=self.rows.labels,
-            rewards=outcome.rewards.masked_fill(idle, 0.0),
+            rewards=outcome.rewards.masked_fill(torch.from_numpy(idle).to(self.rows.device), 0.0),
             terminated=outcome.terminated & ~idle,
             truncated=outcome.truncated & ~idle,
         )

@@ -33,17 +33,17 @@ class Outcome:
     Attributes:
         observations: ``(B, H, W, 3)`` uint8 frames or ``(B, C, h, w)`` float32 latents.
         rewards: ``(B,)`` float32.
-        terminated: ``(B,)`` bool.
-        truncated: ``(B,)`` bool.
-        finite: ``(B,)`` bool, False where the world broke down.
+        terminated: ``(B,)`` bool, on the host.
+        truncated: ``(B,)`` bool, on the host.
+        finite: ``(B,)`` bool, on the host, False where the world broke down.
         labels: ``(B, S)`` float32, the labelled state, see ``Rows.state_names``.
     """
 
     observations: Tensor
     rewards: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    finite: Tensor
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    finite: NDArray[np.bool_]
     labels: Tensor
 
 
@@ -108,7 +108,7 @@ class Rows:
         self.state_names = (*self.spec.state_names, *([UNCERTAINTY] if self.unsure else []))
         """Names of the labelled state, S: the source's, and ``uncertainty`` (0..1) of a world that foretells its errors."""
         self.labels = torch.zeros(count, len(self.state_names), device=self.device)
-        self.elapsed = torch.zeros(count, dtype=torch.int64, device=self.device)
+        self.elapsed = np.zeros(count, np.int64)
         self.over = np.ones(count, np.bool_)
         self.generators: list[np.random.Generator | None] = [None] * count
 
@@ -152,7 +152,7 @@ class Rows:
         observations = torch.cat([self._observe(start) for start in starts])
         sure = torch.zeros(len(rows), len(self.state_names) - labels.shape[1])  # a start is real
         read = torch.cat((torch.from_numpy(labels), sure), dim=1).to(self.device)  # (n, S)
-        self._put(rows, state, observations, read, torch.zeros_like(self.elapsed[: len(rows)]))
+        self._put(rows, state, observations, read, np.zeros(len(rows), np.int64))
         self._put_latents(rows)
         self.over[list(rows)] = False
         for row, generator in zip(rows, generators, strict=True):
@@ -164,20 +164,20 @@ class Rows:
         """Move every row one frame on by actions as features ``(B, F)``."""
         assert self.state is not None, "reset comes before step"
         self.state, made = self.simulator.step_tensors(self.state, features, decode=not self.latent)
-        finite, rewards = made.finite, made.reward.float().clone()
-        observations = made.latents.float() if self.latent else made.frames
+        observations, rewards = made.latents.float() if self.latent else made.frames, made.reward.float().clone()
         latents = None if self.latents is None else made.latents.float()
         labels = (torch.cat((made.state, made.uncertainty[:, None]), dim=1) if self.unsure else made.state).float()  # (B, S)
+        finite, ended = torch.stack((made.finite, made.end > 0.5)).cpu().numpy()  # each (B,)
         self.elapsed = self.elapsed + 1
-        terminated = finite & (made.end > 0.5)
+        terminated = finite & ended
         late = ~finite if self.horizon is None else ~finite | (self.elapsed >= self.horizon)
         truncated = late & ~terminated
-        self.over = to_host(terminated | truncated)
-        if self.over.any():  # a row that broke down is one of these
-            whole = finite[:, None, None, None]  # (B, 1, 1, 1)
+        self.over = terminated | truncated
+        if not finite.all():
+            known, whole = made.finite, made.finite[:, None, None, None]  # (B,), (B, 1, 1, 1)
             observations = torch.where(whole, observations, self.observations)
             latents = None if latents is None or self.latents is None else torch.where(whole, latents, self.latents)
-            labels, rewards = torch.where(finite[:, None], labels, self.labels), torch.where(finite, rewards, 0.0)
+            labels, rewards = torch.where(known[:, None], labels, self.labels), torch.where(known, rewards, 0.0)
         self.observations, self.latents, self.labels = observations, latents, labels
         return Outcome(observations, rewards, terminated, truncated, finite, labels)
 
@@ -201,7 +201,7 @@ class Rows:
             state=self.state.take(rows),
             observations=self.observations[index],
             labels=self.labels[index],
-            elapsed=self.elapsed[index],
+            elapsed=torch.from_numpy(self.elapsed[list(rows)]).to(self.device),
             over=self.over[list(rows)],
             generators=tuple(_bits(self.generators[row]) if include_rng else None for row in rows),
         )
@@ -219,7 +219,7 @@ class Rows:
         if self.state is None and len(rows) != len(self):
             raise ValueError(f"rows {list(rows)} cannot be restored before the first reset: call reset() first, or restore all rows")
         index = self._index(source)
-        self._put(rows, snapshot.state.take(source), snapshot.observations[index], snapshot.labels[index], snapshot.elapsed[index])
+        self._put(rows, snapshot.state.take(source), snapshot.observations[index], snapshot.labels[index], to_host(snapshot.elapsed[index]))
         self._put_latents(rows)
         self.over[list(rows)] = snapshot.over[source]
         for row, origin in zip(rows, source, strict=True):
@@ -228,7 +228,7 @@ class Rows:
             elif self.generators[row] is None:
                 self.generators[row] = np.random.default_rng()
 
-    def _put(self, rows: Sequence[int], state: State, observations: Tensor, labels: Tensor, elapsed: Tensor) -> None:
+    def _put(self, rows: Sequence[int], state: State, observations: Tensor, labels: Tensor, elapsed: NDArray[np.int64]) -> None:
         index = self._index(rows)
         if self.state is None or len(rows) == len(self):
             order = np.argsort(rows).tolist()  # where each row comes from
@@ -237,7 +237,7 @@ class Rows:
             self.state = self.state.put(rows, state)
         self.observations = self.observations.index_copy(0, index, observations)
         self.labels = self.labels.index_copy(0, index, labels)
-        self.elapsed = self.elapsed.index_copy(0, index, elapsed)
+        self.elapsed[list(rows)] = elapsed
 
     @torch.no_grad()
     def _put_latents(self, rows: Sequence[int]) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.envs.batch import Batch
@@ -123,10 +125,10 @@ class TorchWorldEnv:
         waiting = self.batch.waiting()
         skip = torch.from_numpy(waiting).to(self.device)
         out = self.batch.step(self._actions.features(actions, skip), waiting).outcome
-        infos = {"state": self.rows.labels.clone(), "finite": out.finite | skip}
+        infos = {"state": self.rows.labels.clone(), "finite": self._flags(out.finite | waiting)}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             infos |= {"final_obs": out.observations.clone(), "final_state": out.labels.clone()}
-        return self.rows.observations.clone(), out.rewards, out.terminated, out.truncated, infos
+        return self.rows.observations.clone(), out.rewards, self._flags(out.terminated), self._flags(out.truncated), infos
 
     def frames(self) -> Tensor:
         """Return the newest frame of each row, ``(B, H, W, 3)`` uint8; latents are decoded for it."""
@@ -148,6 +150,9 @@ class TorchWorldEnv:
         """
         self.batch.restore_state(snapshot, indices)
         return self.rows.observations.clone()
+
+    def _flags(self, given: NDArray[np.bool_]) -> Tensor:
+        return torch.from_numpy(given).to(self.device)  # (B,)
 
     def close(self) -> None:
         """Do nothing: weights stay for other environments of the process."""

@@ -146,7 +146,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         out = taken.outcome
         self._show()
         infos = self._infos(taken)
-        return to_host(self.rows.observations), to_host(out.rewards.double()), to_host(out.terminated), to_host(out.truncated), infos
+        return to_host(self.rows.observations), to_host(out.rewards.double()), out.terminated, out.truncated, infos
 
     def render(self) -> tuple[Frames, ...] | None:
         """Return the newest frame of each row with ``render_mode="rgb_array"``; show them with ``"human"``."""

@@ -123,9 +123,9 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         out = self.rows.step(torch.from_numpy(self._features(row[None])))
         self._show()
         info: dict[str, Any] = {"state": self.rows.labelled(out.labels, [0])[0], **self._latents()}
-        if not out.finite.item():
+        if not out.finite[0]:
             info["truncation_reason"] = NOT_FINITE
-        return to_host(out.observations[0]), float(out.rewards.item()), bool(out.terminated.item()), bool(out.truncated.item()), info
+        return to_host(out.observations[0]), float(out.rewards.item()), bool(out.terminated[0]), bool(out.truncated[0]), info
 
     def render(self) -> Frames | None:
         """Return the newest frame with ``render_mode="rgb_array"``; show it with ``"human"``."""

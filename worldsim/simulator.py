@@ -167,6 +167,7 @@ class Simulator:
         # every pass of a step is the same graph: to compile the whole step would take longer; the decoder gains nothing
         self._pass = torch.compile(self.networks.dit.run) if compile else self.networks.dit.run
         self._levels, self._to_features = self._embed_levels(), feature_maker(self.spec.action_space)
+        self._unknown = torch.full((1,), float("nan"), device=self.device)
         self._state_mean, self._state_std = (
             torch.tensor(values, dtype=torch.float32, device=self.device) for values in (self.spec.state_mean, self.spec.state_std)
         )
@@ -278,7 +279,7 @@ class Simulator:
     def _make_frame(self, state: State, positions: list[int], features: Tensor, drawn: Tensor, *, decode: bool) -> tuple[State, TensorStep]:
         """Make the next frame of every row from noise ``(B, 1 or 2, C, h, w)``: what it starts from, and what it is remembered with."""
         dit, level = self.networks.dit, self.sampling.context_level
-        mask = ring_mask(state.remembered)  # (B, 1, P + 1)
+        mask = self._mask(state, positions)  # (B, 1, P + 1)
         ring = (state.keys, state.values)
         shared = dit.share(self._levels, features, state.condition, state.history, state.position, mask, ring, in_place=self.in_place)
         noise = dit.patches(drawn)  # (B, 1 or 2, n, p*p*C)
@@ -294,13 +295,22 @@ class Simulator:
         after = self._remember(state, positions, shared, latents if level == 1 else dit.latents(seen))
         return after, self._read(latents, hidden, decode=decode)
 
+    def _mask(self, state: State, positions: list[int]) -> Tensor:
+        places = state.remembered.shape[1]
+        if min(positions) >= places:  # the ring is full
+            return torch.zeros(len(state), 1, places + 1, device=self.device)  # (B, 1, P + 1)
+        return ring_mask(state.remembered)  # (B, 1, P + 1)
+
     def _remember(self, state: State, positions: list[int], shared: Shared, seen: Tensor) -> State:
         """Put the new frame of each row, whose keys and values the last pass left in ``shared``, in the place of the oldest."""
         slots = [p if p < self.sink else self.sink + (p - self.sink) % self.spec.window for p in positions]
         keys, values = (forget_oldest(ring, slots).to(self.dtype) for ring in (shared.keys, shared.values))  # (B, layers, N, heads, P, d)
         slot = torch.tensor(slots, device=self.device)  # (B,)
         remembered = torch.scatter(state.remembered, 1, slot[:, None], state.position[:, None])  # (B, P)
-        history = torch.cat((seen[:, None].to(state.history.dtype), state.history), dim=1)[:, : state.history.shape[1]]  # (B, H, C, h, w)
+        older = state.history[:, : state.history.shape[1] - 1]  # (B, H - 1, C, h, w)
+        history = (
+            torch.cat((seen[:, None].to(state.history.dtype), older), dim=1) if self.config.history else state.history
+        )  # (B, H, C, h, w)
         return State(keys, values, remembered, history, state.position + 1, state.seed, state.condition)
 
     def _read(self, latents: Tensor, hidden: Tensor, *, decode: bool) -> TensorStep:
@@ -327,7 +337,7 @@ class Simulator:
 
     def _uncertainty(self, hidden: Tensor) -> Tensor:
         if self.world.uncertainty is None:
-            return torch.full((len(hidden),), float("nan"), device=self.device)  # (B,)
+            return self._unknown.expand(len(hidden))  # (B,)
         return self.world.uncertainty.chance(hidden.to(self.dtype))  # (B,)
 
     def _labels(self, readings: Readings) -> Tensor:
