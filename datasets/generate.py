@@ -16,12 +16,12 @@ from worldsim.datasets.lock import job_lock
 from worldsim.datasets.plan import Plan
 from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import EpisodeReader
-from worldsim.datasets.scenarios import driver_of, plan_scenarios, read_scenarios
+from worldsim.datasets.scenarios import driver_of, plan_scenarios
 from worldsim.datasets.storage import place
 from worldsim.datasets.work import Recipe, build_policy
 from worldsim.datasets.writer import create_dataset, make_spec, write_error
 from worldsim.rollout import LATENTS
-from worldsim.scenario import check_world
+from worldsim.scenario import check_world, read_scenarios
 
 
 def main(cfg: DictConfig) -> None:

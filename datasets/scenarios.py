@@ -5,31 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worldsim.datasets.layout import DatasetError
 from worldsim.datasets.plan import Plan, make_plan
 from worldsim.episode import Conditioning
 from worldsim.rollout import EpisodeJob
-from worldsim.scenario import Scenario, expand, load_many, parse_scenarios, refuse_unsupported, unique
+from worldsim.scenario import Scenario, expand, refuse_unsupported
 from worldsim.scenario.parts import ClipStart, ContextStart, DatasetStart, ImageStart, NoisePerturb, Perturb, Start, StickyPerturb
 from worldsim.scenario.script import Script, script
 from worldsim.scenario.template import Template
 
 _STATIC = ("initial", "conditioning", "policy", "horizon")
-
-
-def read_scenarios(cfg: Mapping[str, Any]) -> list[Scenario]:
-    """Parse the scenarios of a config: those under ``scenario`` and those in ``files``.
-
-    Raises:
-        ValueError: There are none, a name comes twice, or one is wrong.
-    """
-    defaults = {key: cfg[key] for key in ("horizon", "count") if key in cfg}
-    scenarios = parse_scenarios(cfg.get("scenario") or {}, where="scenario", defaults=defaults)
-    scenarios += load_many(cfg.get("files") or [], defaults=defaults)
-    if not scenarios:
-        raise DatasetError("there is no scenario: name some, as 'scenario=[calm,random]', or give 'files=[my_scenarios.yaml]'")
-    unique(scenarios)
-    return scenarios
 
 
 def plan_scenarios(scenarios: Sequence[Scenario], *, root_seed: int, batch: int) -> Plan:

@@ -24,7 +24,7 @@ class Command:
         config: The primary config of its settings.
         run: The function that runs it, as ``module:function``.
         help: One line of help.
-        path: The setting that a bare PATH stands for; empty where there is none.
+        path: The setting that a bare PATH stands for; empty where there is none. With ``[]`` behind it, it takes a list of them.
     """
 
     config: str
@@ -44,6 +44,10 @@ COMMANDS = {
     ),
     "evaluate": Command("evaluate", "worldsim.evaluation.run:main", "measure a world on held-out episodes"),
     "generate": Command("generate", "worldsim.datasets.generate:main", "roll a world out over scenarios -> dataset"),
+    "scenario list": Command("scenario_list", "worldsim.scenario.commands:list_scenarios", "the scenarios there are", "files[]"),
+    "scenario show": Command("scenario_show", "worldsim.scenario.commands:show", "one scenario in full, as YAML", "name"),
+    "scenario validate": Command("scenario_validate", "worldsim.scenario.commands:validate", "every mistake in scenario files", "files[]"),
+    "scenario expand": Command("scenario_expand", "worldsim.scenario.commands:expand", "the episodes of scenarios", "files[]"),
     "play": Command("play", "worldsim.envs.play:main", "drive a world with the keyboard"),
     "data plan": Command("data_plan", "worldsim.datasets.commands:plan", "write down what a dataset will hold", "out"),
     "data run": Command("data_run", "worldsim.datasets.commands:run", "record what a planned dataset lacks", "out"),
@@ -60,6 +64,8 @@ COMMANDS = {
         "data_regenerate", "worldsim.datasets.commands:regenerate", "make an episode again and compare it", "dataset"
     ),
 }
+_GROUPS = {"data": "datasets", "scenario": "scenarios"}
+"""First words of commands of two words, and the title that they are listed under."""
 WORLDS = Path(__file__).parent / "worlds"
 
 _EPILOG = """\
@@ -101,8 +107,8 @@ def _end(*_: object) -> NoReturn:
 
 def _dispatch(args: list[str]) -> int:
     name, rest = _split(args)
-    if name == "data" and not set(rest) - {"-h", "--help"}:
-        print(_overview("data "))
+    if name in _GROUPS and not set(rest) - {"-h", "--help"}:
+        print(_overview(name))
         return 0
     if name == "worlds":
         return _list_worlds()
@@ -118,24 +124,26 @@ def _dispatch(args: list[str]) -> int:
 
 def _split(args: list[str]) -> tuple[str, list[str]]:
     """Return the command's name, of one or two words, and the arguments after it."""
-    if args[:1] in (["train"], ["data"]) and len(args) > 1 and "=" not in args[1] and not args[1].startswith("-"):
+    if args[:1] in (["train"], *([group] for group in _GROUPS)) and len(args) > 1 and "=" not in args[1] and not args[1].startswith("-"):
         return " ".join(args[:2]), args[2:]
     return (args[0], args[1:]) if args else ("", [])
 
 
-def _overview(start: str = "") -> str:
-    lines = [f"  {name:<17}{command.help}" for name, command in COMMANDS.items() if not name.startswith("data ")]
-    lines.append(f"  {'worlds':<17}list the worlds that are shipped")
-    data = [f"  {name:<17}{command.help}" for name, command in COMMANDS.items() if name.startswith("data ")]
-    groups = ["datasets:", *data, ""] if start else ["commands:", *lines, "", "datasets:", *data, ""]
-    return "\n".join([f"usage: worldsim {start}COMMAND [key=value ...] [options]", "", *groups, _EPILOG])
+def _overview(group: str = "") -> str:
+    lines: dict[str, list[str]] = {title: [] for title in ("commands", *_GROUPS.values())}
+    for name, command in COMMANDS.items():
+        lines[_GROUPS.get(name.partition(" ")[0], "commands")].append(f"  {name:<19}{command.help}")
+    lines["commands"].append(f"  {'worlds':<19}list the worlds that are shipped")
+    shown = [_GROUPS[group]] if group else list(lines)
+    groups = [line for title in shown for line in (f"{title}:", *lines[title], "")]
+    return "\n".join([f"usage: worldsim {group}{' ' if group else ''}COMMAND [key=value ...] [options]", "", *groups, _EPILOG])
 
 
 def _run(name: str, command: Command, args: list[str]) -> int:
     from worldsim.config import compose
 
     options = _parser(name, command, with_settings=bool({"-h", "--help"} & set(args))).parse_intermixed_args(args)
-    settings = [_setting(command, text) for text in options.settings]
+    settings = _settings(command, options.settings)
     config = compose(command.config, settings, options.config, allow_missing=options.print)
     if options.print:
         print(_yaml(config), end="")
@@ -145,16 +153,24 @@ def _run(name: str, command: Command, args: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _setting(command: Command, text: str) -> str:
-    """Return ``key=value`` for a bare PATH."""
-    if "=" in text or not command.path:
-        return text
-    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{command.path}='{quoted}'"
+def _settings(command: Command, texts: Sequence[str]) -> list[str]:
+    """Return ``key=value`` for every bare PATH, and the other settings as they are."""
+    bare = [text for text in texts if "=" not in text] if command.path else []
+    quoted = ["'{}'".format(text.replace("\\", "\\\\").replace("'", "\\'")) for text in bare]
+    if command.path.endswith("[]"):
+        paths = [f"{command.path[:-2]}=[{','.join(quoted)}]"] if quoted else []
+    else:
+        paths = [f"{command.path}={text}" for text in quoted]
+    return [*(text for text in texts if text not in bare), *paths]
 
 
 def _parser(name: str, command: Command, *, with_settings: bool) -> argparse.ArgumentParser:
-    path = f"; a bare PATH stands for {command.path}=PATH" if command.path else ""
+    several = command.path.endswith("[]")
+    path = (
+        f"; a bare PATH stands for {command.path[:-2] if several else command.path}={'[PATH]' if several else 'PATH'}"
+        if command.path
+        else ""
+    )
     parser = argparse.ArgumentParser(
         prog=f"worldsim {name}",
         description=command.help,
@@ -208,7 +224,8 @@ def _is_users(error: Exception) -> bool:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    problems = getattr(error, "problems", ())  # of which each has a line of its own
+    return "\n".join(" ".join(line.split()) for line in (str(error).splitlines() if problems else [str(error)])) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from worldsim.targets import ConfigError, check_name, instantiate_allowed, keyword_names, locate, resolved, suggest, targets
@@ -23,6 +28,8 @@ from worldsim.user_yaml import load_user_yaml, parse_yaml
 __all__ = ["ConfigError", "compose", "instantiate_allowed", "load_user_yaml", "suggest"]
 
 CONFIGS = Path(__file__).parent / "configs"
+PACKS_VARIABLE = "WORLDSIM_PACKS"
+"""Environment variable: packages or folders, separated by commas, with further options of groups, as scenarios."""
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a group"}
 _REFERENCE = re.compile(r"\?\?\?|\$\{[^}]*\}")
 
@@ -84,6 +91,38 @@ def compose(name: str, overrides: Sequence[str] = (), file: str | Path | None = 
         _check_targets(config, rest)
     OmegaConf.set_struct(config, True)
     return config
+
+
+# ---------------------------------------------------------------- packs of settings
+
+
+class Packs(SearchPathPlugin):
+    """Adds to Hydra's search path what the environment variable ``WORLDSIM_PACKS`` names: packages or folders, separated by commas.
+
+    A pack holds groups as ``worldsim.configs`` does, as ``scenario/wet.yaml``; it cannot replace a shipped option. It is named in
+    the environment alone: a settings file that nobody vouches for must not choose what is imported.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the packs, behind what is shipped."""
+        for pack in filter(None, (name.strip() for name in os.environ.get(PACKS_VARIABLE, "").split(","))):
+            place = pack.removeprefix("pkg://").removeprefix("file://")
+            if Path(place).is_dir():
+                search_path.append("worldsim packs", f"file://{Path(place).resolve()}")
+            elif all(part.isidentifier() for part in place.split(".")) and _exists(place):
+                search_path.append("worldsim packs", f"pkg://{place}")
+            else:
+                raise ConfigError(f"{PACKS_VARIABLE}: {pack!r} is neither an installed package nor a folder: correct the variable")
+
+
+def _exists(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+Plugins.instance().register(Packs)
 
 
 # ---------------------------------------------------------------- options of groups

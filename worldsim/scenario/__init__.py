@@ -4,7 +4,7 @@
 """
 
 from worldsim.scenario.expand import ConcreteEpisode, expand, plan_hash
-from worldsim.scenario.files import load_many, load_scenarios, parse_scenario, parse_scenarios, unique
+from worldsim.scenario.files import load_many, load_scenarios, parse_scenario, parse_scenarios, read_scenarios, unique
 from worldsim.scenario.problems import ScenarioError
 from worldsim.scenario.scenario import MOST_EPISODES, Scenario, check_size
 from worldsim.scenario.script import Script, script
@@ -25,6 +25,7 @@ __all__ = [
     "parse_scenario",
     "parse_scenarios",
     "plan_hash",
+    "read_scenarios",
     "refuse_unsupported",
     "script",
     "unique",

@@ -6,7 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from worldsim.scenario.checks import Check, as_mapping, boolean, is_number, key, many, number, one_of, optional, record, single_key, text, whole
+from worldsim.scenario.checks import (
+    Check,
+    as_mapping,
+    boolean,
+    is_number,
+    key,
+    many,
+    number,
+    one_of,
+    optional,
+    record,
+    single_key,
+    text,
+    whole,
+)
 from worldsim.scenario.parts import STEP_EXPRESSION, Start, Told, start
 from worldsim.scenario.problems import Place, shorten
 
@@ -75,7 +89,7 @@ class Override:
         steps: How long.
     """
 
-    action: Any = key(lambda value, place: _action(value, place))
+    action: Any = key(lambda value, place: _action(value, place))  # noqa: RUF009 - a field
     steps: int = key(whole(1), 1, name="for")
 
 
@@ -113,14 +127,14 @@ class FrameEdit:
     drop: bool = key(boolean, False)
     brightness: float = key(number(0, 100), 1.0)
     noise: float = key(number(0, 10), 0.0)
-    occlude: Occlude | None = key(optional(record(Occlude)), None)
+    occlude: Occlude | None = key(optional(record(Occlude)), None)  # noqa: RUF009 - a field
 
 
 @dataclass(frozen=True)
 class EditFrames:
     """For ``steps`` steps (None: to the end) frames are edited before policies, users and datasets see them."""
 
-    frame: FrameEdit = key(record(FrameEdit))
+    frame: FrameEdit = key(record(FrameEdit))  # noqa: RUF009 - a field
     steps: int | None = key(optional(whole(1)), 1, name="for")
 
 

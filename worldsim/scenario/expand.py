@@ -122,7 +122,13 @@ def content(scenario: Scenario, start: int, branch: int | None) -> dict[str, Any
     named: dict[str, Any] = {name: f"${name}" for name in (*names_of(scenario.variants), *scenario.randomize)}
     if len(scenario.starts()) > 1:
         named["initial"] = start
-    return {"scenario": scenario.name.replace("$", "$$"), "seed": "$seed", "values": named, **({"branch": branch} if branch is not None else {}), **body}
+    return {
+        "scenario": scenario.name.replace("$", "$$"),
+        "seed": "$seed",
+        "values": named,
+        **({"branch": branch} if branch is not None else {}),
+        **body,
+    }
 
 
 def branch_events(events: Sequence[Any], branch: int | None) -> list[Any]:

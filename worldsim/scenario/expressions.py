@@ -120,7 +120,9 @@ class Expression:
             with np.errstate(all="ignore"):
                 return self._run(values)
         except KeyError as error:
-            raise ExpressionError(f"{self.text!r}: there is no value of {error.args[0]!r}: {suggest(str(error.args[0]), values)}") from error
+            raise ExpressionError(
+                f"{self.text!r}: there is no value of {error.args[0]!r}: {suggest(str(error.args[0]), values)}"
+            ) from error
         except (TypeError, IndexError) as error:
             raise ExpressionError(f"{self.text!r} cannot be computed: {error}") from error
 
@@ -176,6 +178,8 @@ class _Builder:
         match node:
             case ast.Constant(value=bool() | int() | float() | str() as value):
                 return self._constant(value)
+            case ast.Name(id="true" | "false" as word):
+                return self._constant(word == "true")
             case ast.Name(id=name):
                 return self._name(name)
             case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
@@ -207,7 +211,9 @@ class _Builder:
 
     def _name(self, name: str) -> _Run:
         if name.startswith("_") or name in self.functions:
-            raise ExpressionError(f"{self.text!r}: {name!r} is no name of a value" + ("" if name.startswith("_") else f": write {name}(...)"))
+            raise ExpressionError(
+                f"{self.text!r}: {name!r} is no name of a value" + ("" if name.startswith("_") else f": write {name}(...)")
+            )
         self.names.add(name)
         return lambda values: values[name]
 
@@ -247,7 +253,7 @@ def _number(value: Any) -> Any:
         return value
     if isinstance(value, str):
         raise TypeError(f"{value!r} is text: it can only be compared by == and !=")
-    return value if isinstance(value, (np.ndarray, float)) else float(value)  # noqa: UP038 - one tuple, made once
+    return value if isinstance(value, (np.ndarray, float)) else float(value)
 
 
 def _power(base: Any, exponent: Any) -> Any:

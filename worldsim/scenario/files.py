@@ -101,6 +101,24 @@ def load_many(paths: Sequence[Path | str], *, defaults: Mapping[str, Any] | None
     return scenarios
 
 
+def read_scenarios(cfg: Mapping[str, Any]) -> list[Scenario]:
+    """Read the scenarios of settings: those under ``scenario`` and those in ``files``.
+
+    Args:
+        cfg: Plain settings; ``horizon`` and ``count`` are the defaults of scenarios that do not say.
+
+    Raises:
+        ScenarioError: There are none, a name comes twice, or one is wrong.
+    """
+    defaults = {key: cfg[key] for key in ("horizon", "count") if key in cfg}
+    scenarios = parse_scenarios(cfg.get("scenario") or {}, where="scenario", defaults=defaults)
+    scenarios += load_many(cfg.get("files") or [], defaults=defaults)
+    if not scenarios:
+        raise ScenarioError(["there is no scenario: name some, as 'scenario=[calm,night]', or give 'files=[my_scenarios.yaml]'"])
+    unique(scenarios)
+    return scenarios
+
+
 def unique(scenarios: Sequence[Scenario]) -> None:
     """Refuse two scenarios of one name.
 

@@ -119,7 +119,7 @@ class DatasetStart:
     """``{dataset: path, where: {...}}``: a clip, drawn by the episode's seed from the episodes that a query finds."""
 
     dataset: str = key(_PATH)
-    where: Where | None = key(optional(record(Where)), None)
+    where: Where | None = key(optional(record(Where)), None)  # noqa: RUF009 - a field
     resize: bool = key(boolean, False)
 
 

@@ -58,7 +58,9 @@ def _check_policy(config: Any, place: Place, most_keys: int) -> None:
         return
     for name in given:
         if name != "_target_" and (name not in known or name.startswith("_")):
-            place.at(name).fail(f": {target.rpartition('.')[2]} has no setting {shorten(name)}: {suggest(name[:80], known.keys() - {'action_space'})}")
+            place.at(name).fail(
+                f": {target.rpartition('.')[2]} has no setting {shorten(name)}: {suggest(name[:80], known.keys() - {'action_space'})}"
+            )
     for name, needed in known.items():
         if needed and name not in given and name != "action_space":
             place.fail(f" needs {name!r}: give a value")

@@ -262,4 +262,3 @@ def check_size(scenarios: Sequence[Scenario]) -> int:
             ]
         )
     return total
-

@@ -9,6 +9,7 @@ from worldsim.scenario.expressions import EPISODE_FUNCTIONS, EPISODE_SIGNALS, ST
 from worldsim.scenario.problems import REFERENCE, ScenarioError
 from worldsim.scenario.scenario import BODY, Scenario
 from worldsim.scenario.template import EXPRESSIONS
+from worldsim.targets import suggest
 
 Body = Mapping[str, Any]
 
@@ -56,8 +57,24 @@ def refuse_unsupported(scenarios: Iterable[Scenario]) -> None:
         raise ScenarioError(problems)
 
 
-def check_world(scenarios: Iterable[Scenario], *, fps: float, state_names: Sequence[str], world: str = "the world") -> None:
+def check_world(
+    scenarios: Iterable[Scenario],
+    *,
+    fps: float,
+    state_names: Sequence[str],
+    tags: Iterable[str] | None = None,
+    numbers: Iterable[str] | None = None,
+    world: str = "the world",
+) -> None:
     """Refuse scenarios that do not fit a world: another frame rate, or names that it has no labelled state for.
+
+    Args:
+        scenarios: The scenarios.
+        fps: The world's frames a second.
+        state_names: Its labelled state.
+        tags: Tags that it knows; None leaves that to the world.
+        numbers: Names of numbers that it knows; likewise.
+        world: What it is called in messages.
 
     Raises:
         ScenarioError: Names scenario, key and what the world has.
@@ -66,7 +83,16 @@ def check_world(scenarios: Iterable[Scenario], *, fps: float, state_names: Seque
     for scenario in scenarios:
         told = scenario.body["fps"]
         if isinstance(told, int | float) and told != fps:
-            problems.append(f"scenario {scenario.name!r}: fps={told:g}, but {world} runs at {fps:g}: leave 'fps' out, or take another world")
+            problems.append(
+                f"scenario {scenario.name!r}: fps={told:g}, but {world} runs at {fps:g}: leave 'fps' out, or take another world"
+            )
+        for what, asked, known in (
+            ("tag", scenario.body["conditioning"].get("tags"), tags),
+            ("number", scenario.body["conditioning"].get("numbers"), numbers),
+        ):
+            for name in asked or () if known is not None else ():
+                if "$" not in name and name not in (allowed := list(known or ())):
+                    problems.append(f"scenario {scenario.name!r}: {world} knows no {what} {name!r}: {suggest(name, allowed)}")
         for key, line in _expressions(scenario.body):
             known = (*(STEP_SIGNALS if key == "predicate" else EPISODE_SIGNALS), *state_names)
             try:

@@ -147,4 +147,3 @@ def _sobol(inner: Mapping[str, Any], most: int | None) -> Iterator[dict[str, Any
         yield {
             name: draw(((bits ^ shift) + 0.5) * 2.0**-_BITS) for (name, draw), bits, shift in zip(draws.items(), row, shifts, strict=True)
         }
-
