@@ -16,8 +16,9 @@ from worldsim.datasets.croissant import croissant_text
 from worldsim.datasets.layout import ACTION, FRAMES, REWARD, STATE, canonical_json, write_atomic
 from worldsim.datasets.reader import EpisodeReader, fingerprint, heldout, read_attributes, read_commits
 from worldsim.datasets.seal import seal
-from worldsim.datasets.storage import Root, digest, each, place, sizes, write_group
+from worldsim.datasets.storage import Root, digest, each, eagerly, place, sizes, write_group
 from worldsim.datasets.writer import write_error
+from worldsim.episode import Episode
 
 _SAMPLE = 64  # frames of an episode that pixel statistics are taken from, at most
 
@@ -94,16 +95,17 @@ def _write_index(root: Root, good: Sequence[Mapping[str, Any]]) -> None:
 
 def _statistics(store: EpisodeReader) -> dict[str, Any]:
     columns: dict[str, list[NDArray[Any]]] = {FRAMES: [], ACTION: [], REWARD: [], STATE: []}
-    for i in range(len(store)):
-        episode = store[i]
-        picked = episode.frames[:: -(-len(episode.frames) // _SAMPLE)]  # (n, H, W, 3)
-        if picked.size:
-            columns[FRAMES].append(picked.reshape(len(picked), -1, 3).mean(axis=1) / 255)
-        columns[ACTION].append(episode.actions)
-        columns[REWARD].append(episode.rewards[:, None])
-        columns[STATE].append(episode.state)
+    for found in eagerly(store.path, lambda i: _columns(store[i]), range(len(store))):
+        for name, values in found.items():
+            columns[name].append(values)
     joined = {name: np.concatenate(parts) for name, parts in columns.items() if parts}
     return {name: _describe(values) for name, values in joined.items() if values.size}
+
+
+def _columns(episode: Episode) -> dict[str, NDArray[Any]]:
+    columns = {ACTION: episode.actions, REWARD: episode.rewards[:, None], STATE: episode.state}
+    picked = episode.frames[:: -(-len(episode.frames) // _SAMPLE)]  # (n, H, W, 3)
+    return {**columns, FRAMES: picked.reshape(len(picked), -1, 3).mean(axis=1) / 255} if picked.size else columns
 
 
 def _describe(values: NDArray[Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from worldsim.datasets.errors import DatasetError
 
 RETRIES: dict[str, Any] = {"max_retries": 8, "retry_timeout": timedelta(seconds=60)}
 """How often a request that the store did not answer, or answered by 5xx or by "slow down", is sent again: for about half a minute."""
-_RANGES = ("InvalidRange", "Range Not Satisfiable", "range")
+_RANGES = ("InvalidRange", "Range Not Satisfiable", "non-partial response")
 _REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "InvalidToken", "Forbidden", "Unauthorized")
 _UNREACHED = ("error sending request", "timed out", "operation timed out", "dns error")
 
@@ -206,10 +206,15 @@ def client(bucket: str) -> Any:
     """
     if _used.setdefault("process", os.getpid()) != os.getpid():
         raise StoreError(
-            f"{bucket} cannot be read in a process forked off one that has read a store: start workers by 'spawn' or 'forkserver', as "
-            "DataLoader(..., multiprocessing_context='forkserver') does, and clip_loader by itself"
+            f"{bucket} cannot be read in a process forked off one that has read a store: start workers by 'spawn', as "
+            "DataLoader(..., multiprocessing_context='spawn') does, and clip_loader by itself"
         )
     return _new_client(bucket)
+
+
+def forget() -> None:
+    """Have clients made anew, as after other credentials or another endpoint came into the environment."""
+    _new_client.cache_clear()
 
 
 _used: dict[str, int] = {}
@@ -237,7 +242,7 @@ def _endpoint() -> str:
 
 
 def _tag(meta: Any) -> Tag:
-    return {"e_tag": meta["e_tag"], "version": meta["version"]}
+    return {key: meta[key] for key in ("e_tag", "version") if meta[key] is not None}
 
 
 def _has(error: BaseException, words: Sequence[str]) -> bool:
@@ -257,7 +262,7 @@ def _said(path: StorePath) -> Iterator[None]:
             raise FileNotFoundError(f"{path} is missing") from None
         if not isinstance(error, known.BaseError | FileNotFoundError):
             raise
-        if _has(error, _RANGES[:2]):
+        if _has(error, _RANGES):
             raise ValueError("bytes are not all there") from None
         raise StoreError(_sentence(path, error)) from error
 

@@ -201,10 +201,16 @@ def stamp(path: Root) -> Any:
 
 def each(root: Root, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Apply a function that reads below ``root``, many at a time where each waits for a store."""
+    return list(eagerly(root, function, items))
+
+
+def eagerly(root: Root, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Do as ``each`` does, and give each result as soon as it is there, in order."""
     if isinstance(root, Path):
-        return [function(item) for item in items]
+        yield from map(function, items)
+        return
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        return list(pool.map(function, items))
+        yield from pool.map(function, items)
 
 
 class Reading(Protocol):

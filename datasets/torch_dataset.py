@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from worldsim.datasets.expect import latents_of
 from worldsim.datasets.layout import ACTION, CHUNK_FRAMES, EVERY_FRAME, FRAMES, LATENTS, REWARD, STATE, TERMINATED, TRUNCATED, DatasetError
+from worldsim.datasets.objects import StorePath
 from worldsim.datasets.reader import EpisodeReader
 from worldsim.datasets.storage import Root
 
@@ -40,7 +41,7 @@ class EpisodeDataset(Dataset[dict[str, Tensor]]):
     ``actions[t]`` takes ``frames[t]`` to ``frames[t + 1]``.
 
     Args:
-        path: Folder of a worldsim dataset.
+        path: Folder of a worldsim dataset, or its place in a store as ``s3://bucket/name``.
         split: ``train``, ``heldout``, or None for all episodes.
         streams: Which streams to read, of ``STREAMS``; default: all there are.
 
@@ -78,7 +79,7 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
     ``frames[k]`` to ``frames[k + 1]``.
 
     Args:
-        path: Folder of a worldsim dataset.
+        path: Folder of a worldsim dataset, or its place in a store as ``s3://bucket/name``.
         frames: F, at least 1.
         stride: Steps from one frame to the next, at least 1.
         align: ``any``: a clip begins at any frame; ``chunk``: only where a stored chunk does, which reads least.
@@ -163,8 +164,11 @@ def clip_loader(
         seed: Of the order.
         shuffle: Draw items in random order, each once an epoch.
         workers: Processes that read; 0 reads in this one.
-        start_method: ``fork``, ``spawn`` or ``forkserver``; default: the platform's.
+        start_method: ``fork``, ``spawn`` or ``forkserver``; default: the platform's, and ``spawn`` for a dataset in an object store, which
+            forked processes cannot read.
     """
+    if start_method is None and isinstance(getattr(getattr(dataset, "reader", None), "path", None), StorePath):
+        start_method = "spawn"
     generator = torch.Generator().manual_seed(seed)
     return DataLoader(
         dataset,
