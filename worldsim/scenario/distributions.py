@@ -55,8 +55,9 @@ def make_draw(distribution: Mapping[str, Any]) -> Draw:
     if kind == "range":
         return lambda u: range_value(given, int(u * range_count(given)))
     if kind == "weighted":
-        values, weights = zip(*_pairs(given), strict=True)
-        sums = list(itertools.accumulate(map(float, weights)))
+        pairs = _pairs(given) or []
+        values = [value for value, _ in pairs]
+        sums = list(itertools.accumulate(float(weight) for _, weight in pairs))
         return lambda u: values[min(bisect.bisect_right(sums, u * sums[-1]), len(values) - 1)]
     numbers = [float(part) for part in given]
     return _INVERSE[kind](*numbers)
@@ -64,7 +65,7 @@ def make_draw(distribution: Mapping[str, Any]) -> Draw:
 
 def range_count(given: Any) -> int:
     """Number of values of ``[first, last]`` or ``[first, last, step]``."""
-    first, last, step = (*given, 1)[:3]
+    first, last, step = map(float, (*given, 1)[:3])
     return max(0, math.floor((last - first) / step + 1e-9) + 1)
 
 
@@ -101,7 +102,7 @@ def _truncnormal(mean: float, std: float, low: float, high: float) -> Draw:
     below, above = standard.cdf(ends[0]), standard.cdf(ends[1])
 
     def draw(u: float) -> float:
-        share = min(max(below + u * (above - below), 1e-300), 1 - 2.0**-53)
+        share = min(max(below + (1 - u if flip else u) * (above - below), 1e-300), 1 - 2.0**-53)
         value = standard.inv_cdf(share) * std
         return min(max(_rounded(mean - value if flip else mean + value), low), high)
 

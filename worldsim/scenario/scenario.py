@@ -200,7 +200,8 @@ def _read_randomize(given: Mapping[str, Any], place: Place, before: Sequence[str
             at.at(name).fail(f": {name!r} has a value from 'variants' already: rename one of them")
         check_distribution(distribution, Place(at.log, at.scenario, (*at.path, name), frozenset(known), at.root))
         known.append(name)
-    return _plain(drawn)
+    found: dict[str, Any] = _plain(drawn)
+    return found
 
 
 def _read_require(given: Any, place: Place, scope: frozenset[str]) -> dict[str, Any]:
