@@ -21,6 +21,8 @@ def action_row(space: Space[Any], action: Any) -> NDArray[Any]:
     Raises:
         ValueError: The action is not in ``space``.
     """
+    if (quick := _box_row(space, action)) is not None:
+        return quick
     fitted, inside = action, False
     try:
         fitted = _cast(space, action)
@@ -65,6 +67,15 @@ def _box_rows(space: Space[Any], actions: Any, skip: NDArray[np.bool_]) -> NDArr
     fitted = actions.astype(space.dtype, copy=False)
     inside = ((fitted >= space.low) & (fitted <= space.high)).reshape(len(skip), -1).all(1)
     return fitted.reshape(len(skip), -1).astype(np.float32) if (inside | skip).all() else None
+
+
+def _box_row(space: Space[Any], action: Any) -> NDArray[np.float32] | None:
+    """Lay an action out, where all is well and both it and the space, a Box, are of float32."""
+    if not isinstance(space, spaces.Box) or not isinstance(action, np.ndarray) or not space.dtype == action.dtype == np.float32:
+        return None
+    if action.shape != space.shape or not ((action >= space.low) & (action <= space.high)).all():
+        return None
+    return action.reshape(-1)
 
 
 def _single(space: Space[Any], actions: Any, count: int) -> Sequence[Any]:

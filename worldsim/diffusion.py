@@ -6,6 +6,7 @@ network predicts the clean end z (x-prediction; Dreamer 4, Hafner et al. 2025, s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,13 +30,23 @@ def draw_noise(seed: int, position: int, shape: Sequence[int]) -> NDArray[np.flo
 def draw_noises(seeds: Sequence[int], positions: Sequence[int], shape: Sequence[int]) -> NDArray[np.float32]:
     """Draw for each of B rows what ``draw_noise`` draws, ``(B, *shape)``."""
     noise = np.empty((len(seeds), *shape), np.float32)
-    bits = np.random.Philox(key=0)  # one for all rows: to make one costs as much as to draw a frame
-    generator, fresh = np.random.Generator(bits), bits.state
+    source = _SOURCE
     for row, key in enumerate(zip(seeds, positions, strict=True)):
-        fresh["state"]["key"][:] = key
-        bits.state = fresh
-        generator.standard_normal(dtype=np.float32, out=noise[row])
+        source.fresh["state"]["key"][:] = key
+        source.bits.state = source.fresh
+        source.generator.standard_normal(dtype=np.float32, out=noise[row])
     return noise
+
+
+class _Source(threading.local):
+    """A generator a thread, since to make one costs as much as to draw a frame; each draw sets all of its state first."""
+
+    def __init__(self) -> None:
+        self.bits = np.random.Philox(key=0)
+        self.generator, self.fresh = np.random.Generator(self.bits), self.bits.state
+
+
+_SOURCE = _Source()
 
 
 def corrupt(latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:

@@ -315,14 +315,15 @@ class Simulator:
 
     def _read(self, latents: Tensor, hidden: Tensor, *, decode: bool) -> TensorStep:
         readings = self.networks.heads(hidden[:, None])
-        frames = torch.empty(len(latents), 0, 0, 3, dtype=torch.uint8, device=self.device)  # (B, 0, 0, 3)
         reward, end = readings.reward[:, 0], readings.end_logit[:, 0]  # each (B,)
-        total = latents.flatten(1).sum(1) + readings.state.flatten(1).sum(1) + reward + end  # (B,) keeps NaN and infinity
+        total = torch.cat((reward[:, None], end[:, None], readings.state[:, 0]), dim=1).sum(1)  # (B,) keeps NaN and infinity, as heads do
         if decode:
             ready = latents.to(self.networks.dtype).contiguous(memory_format=torch.channels_last)  # (B, C, h, w)
             made = self.networks.decode(ready).float()  # (B, 3, H, W)
             frames = to_uint8(made)  # (B, H, W, 3)
-            total = total + made.flatten(1).sum(1)  # (B,)
+            total += made.sum((1, 2, 3))  # (B,)
+        else:
+            frames = torch.empty(len(latents), 0, 0, 3, dtype=torch.uint8, device=self.device)  # (B, 0, 0, 3)
         low, high = self.spec.reward_range
         return TensorStep(
             frames=frames,
