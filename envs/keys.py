@@ -48,19 +48,6 @@ def keys_to_action(spec: WorldSpec, keys: Mapping[str, Any] | None = None) -> di
     return held | {_codes(name.split("+")): _action(space, value, name) for name, value in together.items()}
 
 
-def rest_action(space: Space[Any]) -> Any:
-    """Return the action for no key held: zeros, or what is nearest to them in the space."""
-    if isinstance(space, spaces.Box):
-        return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
-    if isinstance(space, spaces.Dict):
-        return {name: rest_action(part) for name, part in space.spaces.items()}
-    if isinstance(space, spaces.Discrete):
-        return space.dtype.type(space.start)
-    if isinstance(space, spaces.MultiDiscrete):
-        return space.start.copy()
-    return np.zeros(space.shape or (), space.dtype)
-
-
 def _added(space: Space[Any], values: list[Any]) -> Any:
     total = np.sum([np.asarray(value, dtype=np.float64) for value in values], axis=0)
     if isinstance(space, spaces.Box):

@@ -9,8 +9,9 @@ import gymnasium as gym
 from omegaconf import DictConfig, OmegaConf
 
 import worldsim
-from worldsim.envs.keys import keys_to_action, rest_action
+from worldsim.envs.keys import keys_to_action
 from worldsim.envs.window import SIDE, open_display
+from worldsim.spaces import rest_action
 
 __all__ = ["main", "worldsim"]
 

@@ -16,9 +16,11 @@ from worldsim.engine import World
 from worldsim.envs.actions import action_row
 from worldsim.episode import Conditioning
 from worldsim.spaces import is_integer, row_size
+from worldsim.starter import sample_starts
 from worldsim.targets import instantiate_allowed, suggest
 from worldsim.types import EpisodeStore, Frames
 
+GENERATE = "generate"
 _FRAMES_KEYS = ("frames", "actions", "resize")
 _DATASET_KEYS = ("dataset", "episode", "start", "resize")
 
@@ -39,7 +41,8 @@ class Starts:
     - an index into the contexts that ship with the world;
     - ``{"frames": ..., "actions": ...}``: frames ``(F, H, W, 3)`` or ``(H, W, 3)`` uint8, or the path of an image file, and
       the F - 1 actions between them;
-    - ``{"dataset": path, "episode": i, "start": t}``: frames ``t`` and on of episode ``i``; what is left out is drawn.
+    - ``{"dataset": path, "episode": i, "start": t}``: frames ``t`` and on of episode ``i``; what is left out is drawn;
+    - ``"generate"``: first frames that the world makes from the conditioning alone.
 
     With ``"resize": True`` frames of another size are cut to the world's shape around their middle and scaled.
     ``conditioning`` is ``{"tags": [...], "numbers": {...}, "text": ...}`` and takes the place of the context's own.
@@ -71,9 +74,12 @@ class Starts:
         given = {**self._defaults, **(options or {})}
         _only(given, tuple(self._defaults), "reset option")
         seed = int(generator.integers(2**62))
+        told = None if given["conditioning"] is None else _conditioning(given["conditioning"])
+        if isinstance(given["context"], str) and given["context"] == GENERATE:
+            return Start(self._generated(told or Conditioning(), seed), seed)
         context = self._context(given["context"], generator)
-        if given["conditioning"] is not None:
-            context = replace(context, conditioning=_conditioning(given["conditioning"]))
+        if told is not None:
+            context = replace(context, conditioning=told)
         self.spec.vocabulary.features(context.conditioning)
         return Start(context, seed)
 
@@ -90,8 +96,16 @@ class Starts:
             return self._given(given)
         raise ValueError(
             f"context {given!r} is no start: give the index of one of the world's own, {{'frames': array or image file}}, "
-            "or {'dataset': path, 'episode': 0, 'start': 0}"
+            "{'dataset': path, 'episode': 0, 'start': 0}, or 'generate'"
         )
+
+    def _generated(self, told: Conditioning, seed: int) -> Context:
+        if self.world.starter is None:
+            raise ValueError(
+                f"world {self.spec.name!r} cannot generate starts: give another context, or teach it by 'worldsim train starter'"
+            )
+        network, tokenizer = self.world.starter, self.world.tokenizer
+        return sample_starts(network, tokenizer, self.spec, [told], [seed])[0]
 
     def _shipped(self, generator: np.random.Generator) -> Context:
         if not len(self.world.contexts):

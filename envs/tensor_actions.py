@@ -10,8 +10,7 @@ from gymnasium import Space, spaces
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from worldsim.envs.keys import rest_action
-from worldsim.spaces import is_integer, row_size, to_features, to_row
+from worldsim.spaces import is_integer, rest_action, row_size, to_features, to_row
 
 
 class TensorActions:

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from worldsim.envs.actions import action_rows
 from worldsim.envs.batch import Batch, Taken
-from worldsim.envs.keys import rest_action
 from worldsim.envs.rows import Rows, to_host
 from worldsim.envs.snapshot import WorldSnapshot
 from worldsim.envs.window import Window
-from worldsim.spaces import feature_maker, to_row
+from worldsim.spaces import feature_maker, rest_action, to_row
 from worldsim.types import Actions, Frames
 
 

@@ -90,7 +90,7 @@ def test_two_runs_give_the_same_bytes_and_another_seed_other_ones(world: str, tm
 def test_wrong_worlds_and_conditionings_stop_the_job(world: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="world 'moon' is neither shipped nor a folder"):
         run("moon", tmp_path / "a")
-    with pytest.raises(ValueError, match="conditioning word 'a' is unknown to this world"):
-        run(world, tmp_path / "b")
+    with pytest.raises(ValueError, match="conditioning tag 'snow' is unknown to this world"):
+        run(world, tmp_path / "b", scenarios=SCENARIOS.replace("wet", "snow").replace("a grey", "grey"))
     with pytest.raises(ValueError, match="start context 9 does not exist"):
         run(world, tmp_path / "c", scenarios=SCENARIOS.replace("context: 2", "context: 9").replace("a grey", "grey"))

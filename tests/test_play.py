@@ -15,7 +15,8 @@ from gymnasium import spaces
 from omegaconf import OmegaConf
 
 from worldsim.config import compose
-from worldsim.envs.keys import keys_to_action, rest_action
+from worldsim.envs.keys import keys_to_action
+from worldsim.spaces import rest_action
 from worldsim.envs.play import main
 from worldsim.model import WorldModel
 from worldsim.spec import WorldSpec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -82,12 +83,13 @@ class Vocabulary:
     def features(self, conditioning: Conditioning) -> Tensor:
         """Encode one conditioning as ``(size,)`` float32.
 
+        Words that the world was not trained with are left out, with a ``UserWarning`` that names them.
+
         Raises:
-            ValueError: It names a tag, word or number that the world was not trained with.
+            ValueError: It names a tag or number that the world was not trained with.
         """
         self._refuse_unknown("tag", conditioning.tags, self.tags)
-        words = split_words(conditioning.text)
-        self._refuse_unknown("word", words, self.words)
+        words = self._known_words(conditioning.text)
         self._refuse_unknown("number", list(conditioning.numbers), list(self.numbers))
         tags = [float(tag in conditioning.tags) for tag in self.tags]
         text = [float(word in words) for word in self.words]
@@ -96,6 +98,13 @@ class Vocabulary:
             known.append(float(name in conditioning.numbers))
             values.append((conditioning.numbers[name] - mean) / std if name in conditioning.numbers else 0.0)
         return torch.tensor([*tags, *text, *values, *known, float(bool(conditioning.tags)), float(bool(words))])
+
+    def _known_words(self, text: str) -> list[str]:
+        words = split_words(text)
+        if unknown := [word for word in dict.fromkeys(words) if word not in self.words]:
+            known = ", ".join(self.words) or "none"
+            warnings.warn(f"conditioning words {', '.join(unknown)} are unknown to this world and left out: it knows {known}", stacklevel=3)
+        return [word for word in words if word in self.words]
 
     def _refuse_unknown(self, kind: str, given: Sequence[str], known: Sequence[str]) -> None:
         for name in given:
@@ -109,6 +118,19 @@ class Vocabulary:
         tags, words, numbers = keep[:, :1], keep[:, 1:2], keep[:, 2:]
         columns = [tags.expand(b, t), words.expand(b, w), numbers, numbers, tags, words]
         return features * torch.cat(columns, dim=1).to(features.device)  # (B, size)
+
+    def thin(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Blank each tag, word and number of rows ``(B, size)`` independently, so that any part of a conditioning comes alone.
+
+        Each row has its own rate, uniform in 0..1.25 and at most 1: a fifth of the rows are told nothing.
+        """
+        b, t, w, n = features.shape[0], len(self.tags), len(self.words), len(self.numbers)
+        rate = torch.rand(b, 1, generator=generator) * 1.25  # (B, 1)
+        keep = (torch.rand(b, t + w + n, generator=generator) >= rate).to(features)  # (B, t + w + n)
+        tags, words = features[:, :t] * keep[:, :t], features[:, t : t + w] * keep[:, t : t + w]
+        numbers = features[:, t + w : t + w + 2 * n] * keep[:, t + w :].repeat(1, 2)  # (B, 2 n)
+        present = [part.any(dim=1, keepdim=True).to(features) for part in (tags, words)]  # each (B, 1)
+        return torch.cat((tags, words, numbers, *present), dim=1)  # (B, size)
 
 
 def split_words(text: str) -> list[str]:

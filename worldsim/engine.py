@@ -31,6 +31,11 @@ class World(Protocol):
         ...
 
     @property
+    def starter(self) -> Any:
+        """What makes first frames from conditioning alone, or None."""
+        ...
+
+    @property
     def tokenizer(self) -> Any:
         """Frames to latents and back."""
         ...

@@ -15,6 +15,8 @@ from worldsim.dit import VideoDiT
 from worldsim.heads import Heads
 from worldsim.spaces import feature_size
 from worldsim.spec import WorldSpec
+from worldsim.starter import NAME as STARTER
+from worldsim.starter import starter_shape
 from worldsim.tokenizer import FrameAutoencoder
 from worldsim.uncertainty import NAME, ErrorHead
 
@@ -34,6 +36,7 @@ class WorldModel(nn.Module):
         spec: What it is.
         contexts: Clips that rollouts start from.
         uncertainty: Foretells the error of made frames; None for a world that was not taught to.
+        starter: Makes first frames from conditioning alone, see ``worldsim.starter``; None for a world that was not taught to.
         fingerprint: sha256 over the files it was loaded from; empty for one that was not.
     """
 
@@ -46,10 +49,12 @@ class WorldModel(nn.Module):
         contexts: Contexts,
         *,
         uncertainty: ErrorHead | None = None,
+        starter: VideoDiT | None = None,
         fingerprint: str = "",
     ) -> None:
         super().__init__()
         self.tokenizer, self.dynamics, self.heads, self.uncertainty = tokenizer, dynamics, heads, uncertainty
+        self.starter = starter
         self.spec, self.contexts, self.fingerprint = spec, contexts, fingerprint
 
     @staticmethod
@@ -102,6 +107,8 @@ class WorldModel(nn.Module):
             save_component(getattr(self, name), folder / name)
         if self.uncertainty is not None:
             save_component(self.uncertainty, folder / NAME)
+        if self.starter is not None:
+            save_component(self.starter, folder / STARTER)
         self.contexts.save(folder)
         self.spec.save(folder)
 
@@ -124,12 +131,19 @@ def _load(folder: Path, fingerprint: str) -> WorldModel:
         load_component(Heads, folder / "heads"),
     )
     uncertainty = load_component(ErrorHead, folder / NAME) if (folder / NAME).is_dir() else None
-    _check_fit(folder, spec, *parts, uncertainty)
-    return WorldModel(*parts, spec, Contexts.load(folder), uncertainty=uncertainty, fingerprint=fingerprint)
+    starter = load_component(VideoDiT, folder / STARTER) if (folder / STARTER).is_dir() else None
+    _check_fit(folder, spec, *parts, uncertainty, starter)
+    return WorldModel(*parts, spec, Contexts.load(folder), uncertainty=uncertainty, starter=starter, fingerprint=fingerprint)
 
 
 def _check_fit(
-    folder: Path, spec: WorldSpec, tokenizer: FrameAutoencoder, dynamics: VideoDiT, heads: Heads, uncertainty: ErrorHead | None
+    folder: Path,
+    spec: WorldSpec,
+    tokenizer: FrameAutoencoder,
+    dynamics: VideoDiT,
+    heads: Heads,
+    uncertainty: ErrorHead | None,
+    starter: VideoDiT | None,
 ) -> None:
     """Refuse parts that do not belong together.
 
@@ -152,6 +166,10 @@ def _check_fit(
     if uncertainty is not None:
         error: Any = uncertainty.config
         pairs.append(("tokens and width of uncertainty and heads", (error.tokens, error.width), (reading.tokens, reading.width)))
+    if starter is not None:
+        first: Any = starter.config
+        pairs.append(("latent shape of starter and its frames", tuple(first.latent_shape), starter_shape(tokenizer.latent_shape)))
+        pairs.append(("conditioning features of starter and world.json", first.condition_features, spec.vocabulary.size))
     for what, one, other in pairs:
         if one != other:
             raise ValueError(

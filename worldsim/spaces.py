@@ -161,3 +161,16 @@ def space_from_json(data: Mapping[str, Any]) -> Space[Any]:
         high = np.array([np.inf if x is None else x for x in data["high"]], dtype=dtype).reshape(shape)
         return spaces.Box(low, high, dtype=dtype.type)
     raise ValueError(f"action space type {kind!r} is unknown: the known ones are {_SUPPORTED}")
+
+
+def rest_action(space: Space[Any]) -> Any:
+    """Return the action for no key held: zeros, or what is nearest to them in the space."""
+    if isinstance(space, spaces.Box):
+        return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
+    if isinstance(space, spaces.Dict):
+        return {name: rest_action(part) for name, part in space.spaces.items()}
+    if isinstance(space, spaces.Discrete):
+        return space.dtype.type(space.start)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start.copy()
+    return np.zeros(space.shape or (), space.dtype)
