@@ -1,17 +1,19 @@
 """What writing costs beside generating, and what latents save: groups rolled out alone, and written behind the next one's back.
 
 python benchmarks/dataset_write.py --world carracing-nano
+
+It takes some three minutes on one quiet core.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from worldsim.config import compose
+from worldsim.datasets.behind import WriteBehind
 from worldsim.datasets.generate import plan_dataset
 from worldsim.datasets.job import read_job
 from worldsim.datasets.launch.here import one_thread
@@ -29,7 +32,6 @@ from worldsim.evaluation.speed import machine_facts
 from worldsim.rollout import EpisodeJob
 
 KINDS = ("none", "beside", "instead")
-Group = tuple[Sequence[EpisodeJob], list[Episode]]
 
 
 @dataclass(frozen=True)
@@ -55,95 +57,90 @@ def planned(path: Path, world: str, groups: int, batch: int, horizon: int, laten
     return path
 
 
-def alone(worker: Worker) -> list[Group]:
-    """Roll every group out, and write nothing."""
-    return [(jobs, worker.roll(jobs)) for jobs in worker.writer.plan.groups()]
+def write(worker: Worker, jobs: Sequence[EpisodeJob], episodes: Sequence[Episode]) -> None:
+    """Write a ready group."""
+    for job, episode in zip(jobs, episodes, strict=True):
+        worker.writer.write(job, episode)
 
 
-def write(worker: Worker, groups: list[Group]) -> None:
-    """Write ready groups, with nothing beside it."""
-    for jobs, episodes in groups:
-        for job, episode in zip(jobs, episodes, strict=True):
-            worker.writer.write(job, episode)
+def together(worker: Worker, behind: WriteBehind, jobs: Sequence[EpisodeJob], episodes: Sequence[Episode]) -> None:
+    """Roll a group out while one is written behind its back, as in the middle of a job."""
+    written = behind.submit(lambda: write(worker, jobs, episodes))
+    worker.roll(jobs)
+    written.result()
 
 
-def together(worker: Worker) -> None:
-    """Roll every group out and write it behind the next one's back, as a job does."""
-    for future in [worker.run_group(jobs) for jobs in worker.writer.plan.groups()]:
-        future.result()
-
-
-def round_of(first: dict[str, Path], folder: Path, taken: dict[str, list[Taken]], sizes: dict[str, int]) -> None:
-    """Take every measure once, each on a fresh copy of its dataset."""
-    for kind in KINDS:
-        worker = opened(first[kind], folder / kind)
-        spent, groups = Taken.by(lambda worker=worker: alone(worker))
+def turn(workers: dict[str, Worker], behind: WriteBehind, group: int, taken: dict[str, list[Taken]]) -> int:
+    """Take every measure once with a group; return its frames."""
+    for kind, worker in workers.items():
+        jobs = worker.writer.plan.groups()[group]
+        spent, episodes = Taken.by(partial(worker.roll, jobs))
         taken[f"{kind}, alone"].append(spent)
-        sizes["frames"] = sum(len(episode.frames) for _, episodes in groups for episode in episodes)
-        taken[f"{kind}, written"].append(Taken.by(lambda worker=worker, groups=groups: write(worker, groups))[0])
-        sizes[kind] = sum(file.stat().st_size for file in (folder / kind).rglob("c.*"))
-        closed(worker, folder / kind)
         if kind == "none":
-            worker = opened(first[kind], folder / kind)
-            taken["none, together"].append(Taken.by(lambda worker=worker: together(worker))[0])
-            closed(worker, folder / kind)
+            taken["none, together"].append(Taken.by(partial(together, worker, behind, jobs, episodes))[0])
+            taken["none, alone again"].append(Taken.by(partial(worker.roll, jobs))[0])  # before and after: a machine changes its pace
+        taken[f"{kind}, written"].append(Taken.by(partial(write, worker, jobs, episodes))[0])
+    return sum(len(episode.frames) for episode in episodes)
 
 
-def opened(planned: Path, path: Path) -> Worker:
-    """Open a copy of a planned dataset, and warm its world up."""
-    shutil.copytree(planned, path)
+def opened(path: Path) -> Worker:
+    """Open a planned dataset, and warm its world up."""
     plan, recipe = read_job(path)
     worker = Worker(Task(str(path), recipe))
-    worker.roll([EpisodeJob(**{**vars(job), "horizon": 4}) for job in plan.groups()[0]])
+    worker.roll([replace(job, horizon=4) for job in plan.groups()[0]])
     return worker
-
-
-def closed(worker: Worker, path: Path) -> None:
-    """End a worker, and forget its dataset."""
-    worker.close()
-    shutil.rmtree(path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", default="carracing-nano")
-    parser.add_argument("--groups", type=int, default=3)
+    parser.add_argument("--groups", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--horizon", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    taken: dict[str, list[Taken]] = {f"{kind}, {what}": [] for kind in KINDS for what in ("alone", "written")} | {"none, together": []}
-    sizes: dict[str, int] = {}
+    names = [*(f"{kind}, {what}" for kind in KINDS for what in ("alone", "written")), "none, together", "none, alone again"]
+    taken: dict[str, list[Taken]] = {name: [] for name in names}
+    shape, behind, frames = (options.groups, options.batch, options.horizon), WriteBehind(), []
     with tempfile.TemporaryDirectory() as folder, one_thread():
-        shape = (options.groups, options.batch, options.horizon)
-        first = {kind: planned(Path(folder, f"{kind}-planned"), options.world, *shape, kind) for kind in KINDS}
+        workers = {kind: opened(planned(Path(folder, kind), options.world, *shape, kind)) for kind in KINDS}
         for _ in range(options.rounds):
-            round_of(first, Path(folder), taken, sizes)
-    report(options, taken, sizes)
+            frames += [turn(workers, behind, group, taken) for group in range(options.groups)]
+        sizes = {kind: sum(file.stat().st_size for file in Path(folder, kind).rglob("c.*")) for kind in KINDS}
+        behind.close()
+        for worker in workers.values():
+            worker.close()
+    report(options, taken, frames, {kind: round(size / sum(frames[: options.groups])) for kind, size in sizes.items()})
 
 
-def report(options: argparse.Namespace, taken: dict[str, list[Taken]], sizes: dict[str, int]) -> None:
+def report(options: argparse.Namespace, taken: dict[str, list[Taken]], frames: list[int], sizes: dict[str, int]) -> None:
     """Write down what was measured."""
-    frames = sizes["frames"]
-    rates = {name: spread([frames / (one.cpu if "CPU" in name else one.wall) for one in taken[key]], 1) for name, key in named(taken)}
+    rates = {
+        f"{name}, {clock}": spread([count / getattr(one, clock) for count, one in zip(frames, taken[name], strict=True)], 1)
+        for name in taken
+        for clock in ("cpu", "wall")
+    }
+    pairs = zip(taken["none, alone"], taken.pop("none, alone again"), strict=True)
+    taken["none, alone"] = [Taken((a.cpu + b.cpu) / 2, (a.wall + b.wall) / 2) for a, b in pairs]
     overhead = {kind: share(taken[f"{kind}, written"], taken[f"{kind}, alone"], "cpu") for kind in KINDS}
     sustained = {clock: share(taken["none, alone"], taken["none, together"], clock) for clock in ("cpu", "wall")}
     saved = {kind: share(taken["none, alone"], taken[f"{kind}, alone"], "cpu") for kind in KINDS[1:]}
     figures = {
         "made": machine_facts(),
         "world": options.world,
-        "shape": {"groups": options.groups, "batch": options.batch, "horizon": options.horizon, "frames": frames},
+        "shape": {"groups": options.groups, "batch": options.batch, "horizon": options.horizon},
         "rates": rates,
         "overhead": overhead,
         "sustained": sustained,
         "speed": saved,
-        "bytes_a_frame": {kind: round(sizes[kind] / frames) for kind in KINDS},
+        "bytes_a_frame": sizes,
     }
     rows = "\n".join(f"| {name} | {one['median']} | {one['low']} to {one['high']} |" for name, one in rates.items())
     text = f"""# Writing beside generating
 
-{options.world}, {options.groups} groups of {options.batch} episodes of {options.horizon} steps, one thread, {options.rounds} rounds.
+{options.world}, {options.groups} groups of {options.batch} episodes of {options.horizon} steps, one thread, {options.rounds} rounds;
+every ratio is the median of those of two measures taken one after the other.
 
 | frames a second | median | over the rounds |
 |---|---|---|
@@ -154,21 +151,15 @@ frames {overhead["beside"]:.1%}, with latents instead {overhead["instead"]:.1%})
 **{sustained["wall"]:.1%}** of its frames a second by the wall clock, {sustained["cpu"]:.1%} by processor time.
 With latents beside frames it is {saved["beside"]:.2f} times as fast as with frames alone, with latents instead of them
 **{saved["instead"]:.2f} times**.
-A frame takes {figures["bytes_a_frame"]["none"]} bytes on disk, {figures["bytes_a_frame"]["beside"]} with latents beside it,
-{figures["bytes_a_frame"]["instead"]} as latents.
+A frame takes {sizes["none"]} bytes on disk, {sizes["beside"]} with latents beside it, {sizes["instead"]} as latents.
 
-{describe(machine_facts())}
+{describe(figures["made"])}
 """
     save("dataset_write", figures, text, options.out)
 
 
-def named(taken: dict[str, list[Taken]]) -> list[tuple[str, str]]:
-    """Return the names of the rates, and what they are of."""
-    return [(f"{key}, {clock}", key) for key in taken for clock in ("CPU", "wall")]
-
-
 def share(part: Sequence[Taken], whole: Sequence[Taken], clock: str) -> float:
-    """Return the median ratio of two measures of the same round."""
+    """Return the median ratio of two measures of the same turn."""
     return round(statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in zip(part, whole, strict=True)), 4)
 
 
