@@ -161,7 +161,7 @@ def close_run(path: Root | str, meter: Meter, console: Console, *, preview: bool
     """
     root = place(path)
     records = read_commits(root)
-    store = EpisodeReader(root, decode=True)
+    store = EpisodeReader(root)
     if not len(store):
         raise DatasetError(f"none of the {len(records)} episodes in {root} is usable; the first reason: {records[0]['reason']}")
     files = []

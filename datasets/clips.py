@@ -13,4 +13,4 @@ def open_store(path: Path | str) -> EpisodeReader:
     Raises:
         ValueError: The folder is no dataset of a version that can be read.
     """
-    return EpisodeReader(path, decode=True)
+    return EpisodeReader(path)

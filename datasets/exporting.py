@@ -69,7 +69,7 @@ def export(
     if last_frame not in ("drop", "keep"):
         raise DatasetError(f"last_frame={last_frame} must be drop or keep")
     console = console or Console()
-    reader = EpisodeReader(dataset, decode=True)
+    reader = EpisodeReader(dataset)
     names = SPLITS if split is None else (split,)
     chosen = [(index, name) for name in names for index in reader.split(name)]
     if not chosen:

@@ -16,7 +16,7 @@ from worldsim.datasets.croissant import croissant_text
 from worldsim.datasets.layout import ACTION, FRAMES, REWARD, STATE, canonical_json, write_atomic
 from worldsim.datasets.reader import EpisodeReader, fingerprint, heldout, read_attributes, read_commits
 from worldsim.datasets.seal import seal
-from worldsim.datasets.storage import Root, digest, each, eagerly, place, sizes, write_group
+from worldsim.datasets.storage import LARGE, Root, digest, each, eagerly, place, sizes, write_group
 from worldsim.datasets.writer import write_error
 from worldsim.episode import Episode
 
@@ -36,7 +36,7 @@ def finalize(path: Root | str) -> dict[str, Any]:
     good = [record for record in read_commits(root) if record["status"] == "ok"]
     try:
         _write_index(root, good)
-        write_atomic(root / "index" / "stats.json", canonical_json(_statistics(EpisodeReader(root))))
+        write_atomic(root / "index" / "stats.json", canonical_json(_statistics(EpisodeReader(root, decode=False))))
         summary = summarize(root)
         write_atomic(root / "README.md", dataset_card(root, summary))
         write_atomic(root / "croissant.json", croissant_text(root, summary))
@@ -95,7 +95,7 @@ def _write_index(root: Root, good: Sequence[Mapping[str, Any]]) -> None:
 
 def _statistics(store: EpisodeReader) -> dict[str, Any]:
     columns: dict[str, list[NDArray[Any]]] = {FRAMES: [], ACTION: [], REWARD: [], STATE: []}
-    for found in eagerly(store.path, lambda i: _columns(store[i]), range(len(store))):
+    for found in eagerly(store.path, lambda i: _columns(store[i]), range(len(store)), at_once=LARGE):
         for name, values in found.items():
             columns[name].append(values)
     joined = {name: np.concatenate(parts) for name, parts in columns.items() if parts}
@@ -123,5 +123,5 @@ def listed_files(root: Root) -> dict[str, int]:
 
 def _files(root: Root) -> dict[str, Any]:
     names = list(listed_files(root))
-    found = each(root, lambda name: digest(root / name), names)
+    found = each(root, lambda name: digest(root / name), names, at_once=LARGE)
     return {name: {"size": size, "sha256": sha256} for name, (size, sha256) in zip(names, found, strict=True)}

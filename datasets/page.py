@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
     root, console = place(str(cfg["dataset"])), Console()
     beside = root.with_name(f"{root.name}.preview")
     out = Path(str(cfg["out"])) if cfg["out"] else beside if isinstance(beside, Path) else Path(beside.name)
-    store = EpisodeReader(root, decode=True)
+    store = EpisodeReader(root)
     if isinstance(root, Path) and out.resolve().is_relative_to(root.resolve()):
         raise DatasetError(f"out={out} lies inside the dataset, whose manifest lists every file: choose a folder elsewhere")
     out.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def write_page(root: Root | str, out: Path | str, *, episodes: int = 24, embed: 
     records = [record for record in read_commits(root) if int(record["frames"]) > 0]
     if not records or episodes < 1:
         raise DatasetError(f"{root} has no episode to show" if not records else f"episodes={episodes} must be 1 or more")
-    store = EpisodeReader(root, decode=True)
+    store = EpisodeReader(root)
     info = store.info
     store.records = _spread(records, episodes)
     (out / "videos").mkdir(parents=True, exist_ok=True)

@@ -61,13 +61,14 @@ class EpisodeReader:
         check: Whether whole-episode reads are compared with the hashes in the commit record.
         decode: What frames are made by where a dataset holds latents instead: True for the world that the dataset names, loaded when it
             is first needed; or a function from latents ``(N, C, h, w)`` to frames ``(N, H, W, 3)`` uint8, as
-            ``worldsim.decoding.FrameDecoder.open("PATH")`` where that world lies elsewhere. False leaves such frames out.
+            ``worldsim.decoding.FrameDecoder.open("PATH")`` where that world lies elsewhere. False leaves such frames out: it needs no
+            world, and episodes have frames ``(T + 1, 0, 0, 3)``.
 
     Raises:
         ValueError: The folder is no dataset, or one of a newer major format version.
     """
 
-    def __init__(self, path: Root | str, *, check: bool = True, decode: bool | Decode = False) -> None:
+    def __init__(self, path: Root | str, *, check: bool = True, decode: bool | Decode = True) -> None:
         self.path = place(path)
         self.check = check
         self.decode = decode
@@ -189,7 +190,7 @@ class EpisodeReader:
         record = self.records[index]
         decoded = name == FRAMES and FRAMES not in record["sha256"] and LATENTS in record["sha256"]
         if decoded and not self.decode:
-            raise DatasetError(f"{self.path} holds latents instead of frames: open it with decode=True, which makes them by its world")
+            raise DatasetError(f"{self.path} holds latents instead of frames: open it without decode=False, and its world makes them")
         if name not in record["sha256"] and not decoded:
             raise DatasetError(f"episode {record['episode']} has no array {name!r}: it has {', '.join(record['sha256'])}")
         count = int(record["length"]) + (name in EVERY_FRAME)

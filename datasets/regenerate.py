@@ -73,7 +73,7 @@ def regenerate(path: Root | str, episode: int, *, world: str | None = None, devi
     root = place(path)
     plan, recipe = read_job(root, world=world, device=device)
     jobs = _group(plan, episode)
-    reader = EpisodeReader(root)
+    reader = EpisodeReader(root, decode=False)
     index = next((i for i, record in enumerate(reader.records) if int(record["episode"]) == episode), None)
     if index is None:
         raise DatasetError(f"episode {episode} of {root} is not recorded as ok: there is nothing to compare with")

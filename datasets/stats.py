@@ -58,7 +58,7 @@ def statistics(path: Root | str, *, bins: int = 40, console: Console | None = No
     if bins < 1:
         raise DatasetError(f"bins={bins} must be 1 or more")
     root = place(path)
-    records, store = read_commits(root), EpisodeReader(root)
+    records, store = read_commits(root), EpisodeReader(root, decode=False)
     return {
         "name": store.info.name,
         "fingerprint": store.info.fingerprint,
