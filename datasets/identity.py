@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worldsim.datasets.layout import canonical_json, read_json
-from worldsim.datasets.storage import Root, each, place, sizes
+from worldsim.datasets.storage import LARGE, Root, each, place, sizes
 
 VOLATILE = ("worker", "started", "seconds", "committed", "attempt", "made", "seal")
 """Keys of a commit record that tell of its making: process, times, tries, machine and versions."""
@@ -24,7 +24,7 @@ def file_hashes(path: Root | str) -> dict[str, str]:
     """Return the sha256 of every file of a dataset that is no derived one; of ``zarr.json`` only what arrays mean, without dates."""
     root = place(path)
     names = [name for name in sizes(root) if name.split("/", 1)[0] not in DERIVED and name != "zarr.json"]
-    return dict(zip(names, each(root, lambda name: _hash(root, name), names), strict=True))
+    return dict(zip(names, each(root, lambda name: _hash(root, name), names, at_once=LARGE), strict=True))
 
 
 def dataset_hash(path: Root | str) -> str:

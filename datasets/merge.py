@@ -20,7 +20,7 @@ from worldsim.datasets.plan import Part, Plan
 from worldsim.datasets.provenance import provenance
 from worldsim.datasets.reader import read_attributes, read_commits
 from worldsim.datasets.seal import seal
-from worldsim.datasets.storage import Root, building, copy, each, place, sizes
+from worldsim.datasets.storage import LARGE, Root, building, copy, each, place, sizes
 from worldsim.datasets.writer import read_plan, write_error
 
 _SAME = ("frame_size", "fps", "action_space", "action_size", "action_dtype", "state_names", "licence", "latents")
@@ -162,7 +162,7 @@ def _copy_parts(fresh: Root, source: _Source) -> None:
         names = [name for name in sizes(folder) if _is_kept(source, number, name)]
         for name in {str(PurePosixPath(name).parent): None for name in names}:
             (target / name).mkdir(parents=True, exist_ok=True)
-        each(fresh if isinstance(fresh, StorePath) else source.root, partial(_copy_file, folder, target), names)
+        each(fresh if isinstance(fresh, StorePath) else source.root, partial(_copy_file, folder, target), names, at_once=LARGE)
     each(fresh, partial(_move_record, fresh, source), source.records)
 
 

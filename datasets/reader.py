@@ -104,7 +104,9 @@ class EpisodeReader:
         steps = int(record["length"])
         for name in record["sha256"]:
             array_path(self.path, int(record["part"]), name)  # arrays of a newer version are left alone, but no name leads elsewhere
-        read = {name: self._read(record, name, 0, steps + (name in EVERY_FRAME)) for name in ARRAYS if name in record["sha256"]}
+        names = [name for name in ARRAYS if name in record["sha256"]]
+        found = each(self.path, lambda name: self._read(record, name, 0, steps + (name in EVERY_FRAME)), names)
+        read = dict(zip(names, found, strict=True))
         if FRAMES not in read:
             none = np.zeros((steps + 1, 0, 0, 3), dtype=np.uint8)
             read[FRAMES] = self._decoder(read[LATENTS]) if self.decode and LATENTS in read else none

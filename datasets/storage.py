@@ -22,7 +22,8 @@ Root: TypeAlias = Path | StorePath
 T = TypeVar("T")
 R = TypeVar("R")
 _URL = re.compile(r"([a-z][a-z0-9]+):/{1,2}(.*)", re.DOTALL)
-_REQUESTS = 32  # that wait for a store at a time
+LARGE = 4
+"""How many whole episodes or shards are in memory at a time."""
 
 
 def place(path: Root | str) -> Root:
@@ -199,17 +200,17 @@ def stamp(path: Root) -> Any:
     return known.st_mtime_ns, known.st_size, known.st_ino
 
 
-def each(root: Root, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Apply a function that reads below ``root``, many at a time where each waits for a store."""
-    return list(eagerly(root, function, items))
+def each(root: Root, function: Callable[[T], R], items: Iterable[T], *, at_once: int = 32) -> list[R]:
+    """Apply a function that reads below ``root``; ``at_once`` where each waits for a store."""
+    return list(eagerly(root, function, items, at_once=at_once))
 
 
-def eagerly(root: Root, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def eagerly(root: Root, function: Callable[[T], R], items: Iterable[T], *, at_once: int = 32) -> Iterator[R]:
     """Do as ``each`` does, and give each result as soon as it is there, in order."""
     if isinstance(root, Path):
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(_REQUESTS) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         yield from pool.map(function, items)
 
 

@@ -18,7 +18,7 @@ from worldsim.datasets.expect import latents_of
 from worldsim.datasets.layout import ACTION, CHUNK_FRAMES, EVERY_FRAME, FRAMES, LATENTS, REWARD, STATE, TERMINATED, TRUNCATED, DatasetError
 from worldsim.datasets.objects import StorePath
 from worldsim.datasets.reader import EpisodeReader
-from worldsim.datasets.storage import Root
+from worldsim.datasets.storage import Root, each
 
 STREAMS: Mapping[str, str] = {
     "frames": FRAMES,
@@ -65,8 +65,8 @@ class EpisodeDataset(Dataset[dict[str, Tensor]]):
             ValueError: Bytes are damaged or missing; the message names episode and file.
         """
         episode = self.episodes[index]
-        item = {name: _tensor(name, self.reader.rows(episode, STREAMS[name])) for name in self.streams}
-        return {**item, "episode": torch.tensor(episode)}
+        read = each(self.reader.path, lambda name: _tensor(name, self.reader.rows(episode, STREAMS[name])), self.streams)
+        return {**dict(zip(self.streams, read, strict=True)), "episode": torch.tensor(episode)}
 
 
 class ClipDataset(Dataset[dict[str, Tensor]]):
@@ -137,8 +137,8 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
             ValueError: Bytes are damaged or missing; the message names episode and file.
         """
         episode, start = self.place(index)
-        item = {name: self._stream(name, episode, start) for name in self.streams}
-        return {**item, "episode": torch.tensor(episode), "start": torch.tensor(start)}
+        read = each(self.reader.path, lambda name: self._stream(name, episode, start), self.streams)
+        return {**dict(zip(self.streams, read, strict=True)), "episode": torch.tensor(episode), "start": torch.tensor(start)}
 
     def _stream(self, name: str, episode: int, start: int) -> Tensor:
         if STREAMS[name] not in EVERY_FRAME:

@@ -15,7 +15,7 @@ from worldsim.datasets.bar import Bar
 from worldsim.datasets.layout import EVERY_FRAME, DatasetError, array_path, shard_path
 from worldsim.datasets.places import Places
 from worldsim.datasets.reader import open_array, read_slot
-from worldsim.datasets.storage import Root, digest, eagerly, name_in
+from worldsim.datasets.storage import LARGE, Root, digest, eagerly, name_in
 
 RESTORE = "restore it from a copy of the dataset"
 _CHUNK = 8  # units that a process takes at a time
@@ -72,7 +72,7 @@ def run(frame: Frame, units: Sequence[Unit], workers: int, console: Console | No
 def _results(frame: Frame, units: Sequence[Unit], workers: int) -> Iterator[list[Problem]]:
     check: Callable[[Unit], list[Problem]] = partial(_check_unit, frame)
     if min(workers, len(units) // _CHUNK) <= 1:
-        yield from eagerly(frame.root, check, units)
+        yield from eagerly(frame.root, check, units, at_once=LARGE)
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _keep, (frame,)) as pool:
         yield from pool.map(_check_kept, units, chunksize=_CHUNK)

@@ -9,9 +9,7 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 from rich.console import Console
+from s3_server import make_bucket, reading_key, refusing, serving
 
 if missing := [name for name in ("obstore", "moto", "flask", "flask_cors") if importlib.util.find_spec(name) is None]:
     pytest.skip(f"not installed: {', '.join(missing)}", allow_module_level=True)
@@ -45,25 +44,12 @@ from worldsim.rollout import EpisodeJob
 
 QUIET = Console(quiet=True)
 DICE = {"_target_": "toy_sources.Dice"}
-SERVER = """
-import sys, time
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    environment = {**os.environ, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "MOTO_S3_DEFAULT_MAX_KEYS": "20"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as server:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        server.kill()
+    with serving() as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)
@@ -80,8 +66,8 @@ def _credentials(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
 
 @pytest.fixture(scope="module")
 def bucket(endpoint: str) -> str:
-    with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/data", method="PUT")):
-        return "s3://data"
+    make_bucket(endpoint, "data")
+    return "s3://data"
 
 
 @pytest.fixture
@@ -412,35 +398,6 @@ def test_credentials_are_told_from_what_they_may_not(stored: StorePath, endpoint
         with pytest.raises(ValueError, match=r"refuses access to s3://data/\.fresh\.lock \(AccessDenied\)"):
             planned(fresh)
     assert not fresh.is_dir()
-
-
-def reading_key(endpoint: str) -> dict[str, str]:
-    """Make a user who may read but not write."""
-    import boto3
-
-    iam = boto3.client("iam", endpoint_url=endpoint, region_name="us-east-1")
-    iam.create_user(UserName="reader")
-    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["s3:Get*", "s3:List*"], "Resource": "*"}]}
-    iam.put_user_policy(UserName="reader", PolicyName="read", PolicyDocument=json.dumps(policy))
-    key: dict[str, str] = iam.create_access_key(UserName="reader")["AccessKey"]
-    iam.close()
-    return key
-
-
-@contextmanager
-def refusing(endpoint: str) -> Iterator[None]:
-    """Have the server look at who asks."""
-    reset(endpoint, "0")
-    try:
-        yield
-    finally:
-        reset(endpoint, "inf")
-
-
-def reset(endpoint: str, count: str) -> None:
-    """Have the server look away ``count`` times."""
-    with urllib.request.urlopen(f"{endpoint}/moto-api/reset-auth", data=count.encode()):
-        objects.forget()
 
 
 def test_a_store_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
