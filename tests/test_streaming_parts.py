@@ -29,7 +29,7 @@ SPACES: list[Space[Any]] = [
 def autoencoder(**given: Any) -> FrameAutoencoder:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"frame_size": (16, 16), "latent_channels": 4, "widths": (8, 16), "encoder_blocks": (1, 1)}
-    built = FrameAutoencoder(**{**sizes, "decoder_blocks": (1, 2), **given})
+    built: FrameAutoencoder = FrameAutoencoder(**{**sizes, "decoder_blocks": (1, 2), **given})
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     built.eval().requires_grad_(False)

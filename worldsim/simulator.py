@@ -127,6 +127,10 @@ class Simulator:
 
     Noise comes from (seed, frame number) alone, so a row depends neither on the batch it sits in nor on its place there.
 
+    Each frame takes the passes of the sampler and one more over the finished frame, which is what is remembered and what heads read.
+    That pass cannot share a forward with the first one of the frame after, though weights would be read half as often: reward, end and
+    state of a step come from it, and the action that the other one needs is only chosen once they are known.
+
     Steps run in ``worldsim.streaming_dit.StreamingDiT``, which reads the weights of the dynamics when the simulator is built: train
     a world on, and build another simulator. Those of a world that was loaded from files must not change at all.
 

@@ -39,7 +39,8 @@ class StreamingDecoder:
 def _residual(block: ResidualBlock, x: Tensor) -> Tensor:
     y = block.conv1(F.silu(block.norm1(x), inplace=True))  # (N, C, h, w)
     y = block.conv2(F.silu(block.norm2(y), inplace=True))  # (N, C, h, w)
-    return y.add_(x)
+    made: Tensor = y.add_(x)  # (N, C, h, w)
+    return made
 
 
 def _activated(layer: nn.Module, x: Tensor) -> Tensor:

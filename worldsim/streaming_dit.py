@@ -248,7 +248,8 @@ class StreamingDiT:
     def _over_length(self, x: Tensor) -> Tensor:
         """Return ``1 / sqrt(|x|^2 + 1e-6 d)`` ``(..., 1)``: times the square root of d, that is RMS-norm."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)  # (..., 1)
-        return length.square_().add_(1e-6 * self.head_dim).rsqrt_()  # (..., 1)
+        inverse: Tensor = length.square_().add_(1e-6 * self.head_dim).rsqrt_()  # (..., 1)
+        return inverse
 
     def _over_time(self, qkv: Tensor, layer: int, shared: Shared) -> Tensor:
         """Attend over remembered frames and the new one, each position for itself, in float32; ``(B, N, 3, heads, d)`` loses its 3."""
