@@ -1,4 +1,4 @@
-"""An S3 server on this machine, for tests: moto in a process of its own."""
+"""An S3 server on this machine, for tests: moto in a process of its own, and a toy job to fill it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
 
 from worldsim.datasets import objects
+from worldsim.datasets.generate import plan_dataset
+from worldsim.datasets.job import run_job
+from worldsim.datasets.storage import place
 
+QUIET = Console(quiet=True)
+DICE = {"_target_": "toy_sources.Dice"}
 PAGE = 20
 SERVER = """
 import sys, time
@@ -27,8 +35,9 @@ sys.stdin.read()
 def serving() -> Iterator[str]:
     """Run a server that lists ``PAGE`` objects at a time; give its address."""
     told = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([sys.executable, "-c", SERVER], text=True, env={**os.environ, **told}, **pipes) as server:
+    pipe, none = subprocess.PIPE, subprocess.DEVNULL
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, text=True, env={**os.environ, **told}) as server:
         assert server.stdout is not None
         yield f"http://127.0.0.1:{int(server.stdout.readline())}"
         server.kill()
@@ -67,3 +76,29 @@ def reset(endpoint: str, count: str) -> None:
     asked = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", count.encode(), {"Content-Type": "text/plain"})
     with urllib.request.urlopen(asked):
         objects.forget()
+
+
+# ---------------------------------------------------------------- the toy's dataset, in a folder or a store
+
+
+def settings(path: Any, **changes: Any) -> dict[str, Any]:
+    return {
+        "env": "toy_jobs:FailingWorld-v0",
+        "world": "toy",
+        "scenario": {"free": {"policy": DICE}, "held": {"policy": {**DICE, "scale": 0.5}, "horizon": 9}},
+        "horizon": 20,
+        "count": 4,
+        "seed": 5,
+        "batch": 3,
+        "out": str(path),
+        **changes,
+    }
+
+
+def planned(path: Any, **changes: Any) -> Any:
+    plan_dataset(settings(path, **changes), console=QUIET)
+    return place(path)
+
+
+def run(path: Any, **changes: Any) -> int:
+    return run_job({"out": str(path), "launcher": "here", "workers": 1, "attempts": 1, "finalize": False, **changes}, console=QUIET)

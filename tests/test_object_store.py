@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 from rich.console import Console
-from s3_server import make_bucket, reading_key, refusing, serving
+from s3_server import QUIET, make_bucket, planned, reading_key, refusing, run, serving, settings
 
 if missing := [name for name in ("obstore", "moto", "flask", "flask_cors") if importlib.util.find_spec(name) is None]:
     pytest.skip(f"not installed: {', '.join(missing)}", allow_module_level=True)
 
 from worldsim.datasets import lease, objects
 from worldsim.datasets.exporting import export
-from worldsim.datasets.generate import generate, plan_dataset
+from worldsim.datasets.generate import generate
 from worldsim.datasets.identity import dataset_hash, file_hashes
-from worldsim.datasets.job import finalize_job, run_job
+from worldsim.datasets.job import finalize_job
 from worldsim.datasets.layout import FRAMES, DatasetSpec, commit_path, shard_path
 from worldsim.datasets.lock import job_lock
 from worldsim.datasets.merge import merge
@@ -36,14 +36,11 @@ from worldsim.datasets.reader import EpisodeReader, read_commits
 from worldsim.datasets.regenerate import regenerate
 from worldsim.datasets.stats import statistics
 from worldsim.datasets.status import read_status
-from worldsim.datasets.storage import name_in, place, sizes
+from worldsim.datasets.storage import name_in, sizes
 from worldsim.datasets.torch_dataset import ClipDataset, EpisodeDataset, clip_loader
 from worldsim.datasets.verify import verify
 from worldsim.datasets.writer import EpisodeWriter, create_dataset, make_spec, read_plan
 from worldsim.rollout import EpisodeJob
-
-QUIET = Console(quiet=True)
-DICE = {"_target_": "toy_sources.Dice"}
 
 
 @pytest.fixture(scope="module")
@@ -73,29 +70,6 @@ def bucket(endpoint: str) -> str:
 @pytest.fixture
 def out(bucket: str, request: pytest.FixtureRequest) -> StorePath:
     return StorePath.parse(f"{bucket}/tests/{request.node.name.replace('[', '-').replace(']', '')}")
-
-
-def settings(path: Any, **changes: Any) -> dict[str, Any]:
-    return {
-        "env": "toy_jobs:FailingWorld-v0",
-        "world": "toy",
-        "scenario": {"free": {"policy": DICE}, "held": {"policy": {**DICE, "scale": 0.5}, "horizon": 9}},
-        "horizon": 20,
-        "count": 4,
-        "seed": 5,
-        "batch": 3,
-        "out": str(path),
-        **changes,
-    }
-
-
-def planned(path: Any, **changes: Any) -> Any:
-    plan_dataset(settings(path, **changes), console=QUIET)
-    return place(path)
-
-
-def run(path: Any, **changes: Any) -> int:
-    return run_job({"out": str(path), "launcher": "here", "workers": 1, "attempts": 1, "finalize": False, **changes}, console=QUIET)
 
 
 def text_of(function: Any, *args: Any) -> str:
