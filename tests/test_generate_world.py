@@ -52,9 +52,8 @@ def test_scenarios_become_a_dataset(world: str, tmp_path: Path) -> None:
     store = run(world, tmp_path / "out", scenarios=SCENARIOS.replace("a grey road", "grey road"))
     assert verify(store.path) == []
     episodes = [store[i] for i in range(len(store))]
-    assert [(e.scenario, e.seed, len(e)) for e in episodes] == [
-        (n, s, steps) for n, steps in (("free", 8), ("told", 5)) for s in (11, 12, 13)
-    ]
+    assert [(e.scenario, len(e)) for e in episodes] == [("free", 8)] * 3 + [("told", 5)] * 3
+    assert len({e.seed for e in episodes}) == 6
     assert store.info.state_names == ("speed", "offset")
     assert store.info.fps == 25
     source = store.info.source

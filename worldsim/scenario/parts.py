@@ -234,7 +234,7 @@ def perturb(value: Any, place: Place) -> Any:
         return None
     kind = given.get("kind")
     if not isinstance(kind, str) or kind not in PERTURBS:
-        found = f"kind={shorten(kind)} is none" if "kind" in given else "there is no 'kind'"
+        found = f"kind={shorten(kind)} is none" if "kind" in given else f"there is no 'kind' among {', '.join(given) or 'no keys'}"
         place.at("kind").log.add(
             (*place.root, *place.path, "kind"),
             f"scenario {place.scenario!r}: ",

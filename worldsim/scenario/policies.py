@@ -21,7 +21,7 @@ def check_policies(policies: Any, first: Any, place: Place) -> tuple[dict[str, A
     if not given:
         place.fail(f"there is no 'policy': say who drives, as {_EXAMPLE}")
         return {}, ""
-    alone = len(given) == 1 and first in given
+    alone = len(given) == 1 and isinstance(first, str) and first in given
     for name, config in given.items():
         _check_policy(config, place.at("policy") if alone else at.at(name), most_keys=100)
     if first == "" and len(given) == 1:
@@ -37,7 +37,8 @@ def _check_policy(config: Any, place: Place, most_keys: int) -> None:
         return
     target = given.get("_target_")
     if not isinstance(target, str):
-        place.fail(" has no '_target_': name the policy's class, as 'worldsim.policies.random.RandomPolicy'")
+        found = f"_target_={shorten(target)} is no text" if "_target_" in given else f"its keys are {shorten(list(given))}"
+        place.fail(f" has no '_target_' ({found}): name the policy's class, as 'worldsim.policies.random.RandomPolicy'")
         return
     _references(given, place)
     try:
