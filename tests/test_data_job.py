@@ -114,8 +114,15 @@ def test_processes_give_what_this_one_gives(settings: dict[str, Any], tmp_path: 
 # ---------------------------------------------------------------- failures
 
 
+def failing(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a world that breaks, with seeds that are known."""
+    seeds = list(range(5, 5 + settings["count"]))
+    scenario = {name: {**body, "seeds": seeds} for name, body in settings["scenario"].items()}
+    return {**settings, "env": "toy_jobs:FailingWorld-v0", "scenario": scenario}
+
+
 def test_what_fails_is_committed_and_tried_again(settings: dict[str, Any]) -> None:
-    path = planned({**settings, "env": "toy_jobs:FailingWorld-v0"}, world_options={"fail_seed": 7})
+    path = planned(failing(settings), world_options={"fail_seed": 7})
     assert run(path) == 1
     status = read_status(path)
     assert (status.ok, status.failed, status.missing) == (3, 5, 0)
@@ -128,7 +135,7 @@ def test_what_fails_is_committed_and_tried_again(settings: dict[str, Any]) -> No
 
 
 def test_resume_mends_what_failed(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = planned({**settings, "env": "toy_jobs:FailingWorld-v0"}, world_options={"fail_seed": 7})
+    path = planned(failing(settings), world_options={"fail_seed": 7})
     whole = Path(shutil.copytree(path, tmp_path / "whole"))
     run(path)
     monkeypatch.setenv("TOY_MENDED", "1")
