@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
 
+from worldsim.datasets.errors import DatasetError
 from worldsim.datasets.objects import StorePath
 
 Root: TypeAlias = Path | StorePath
@@ -69,14 +70,14 @@ def is_there(path: Root, data: bytes, *, keep: Callable[[], bool]) -> bool:
         keep: Whether other bytes that may be there already count.
 
     Raises:
-        FileExistsError: There are other bytes, and they count.
+        DatasetError: There are other bytes, and they count.
     """
     if isinstance(path, Path):
         return False
     if path.create(data) is not None or path.read_bytes() == data:
         return True
     if keep():
-        raise FileExistsError(f"{path} was written by another worker with other content, and committed")
+        raise DatasetError(f"{path} was written by another worker with other content, and committed: record on machines of one kind")
     return False
 
 
