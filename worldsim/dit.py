@@ -219,7 +219,8 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 values.append(written[1])
             if self.skips and i < half:
                 kept.append(tokens)
-        return tokens, *(torch.stack(each) if each else tokens.new_empty(0) for each in (keys, values))
+        none = tokens.new_empty(0)
+        return tokens, torch.stack(keys) if keys else none, torch.stack(values) if values else none
 
     def _modulation_out(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         d, channels = self.config.width, self.config.latent_shape[0]

@@ -70,7 +70,8 @@ def estimate(network: VideoDiT, noisy: Tensor, level: Tensor, condition: Tensor)
         condition=condition,
         positions=torch.zeros(b, 1, dtype=torch.int64, device=noisy.device),
     )
-    return network(inputs, torch.zeros(1, 1, 1, device=noisy.device)).latents[:, 0]  # (B, FRAMES*C, h, w)
+    made: Tensor = network(inputs, torch.zeros(1, 1, 1, device=noisy.device)).latents[:, 0]  # (B, FRAMES*C, h, w)
+    return made
 
 
 @torch.inference_mode()
@@ -121,6 +122,6 @@ def _sample(
         asked, free = estimate(network, z.expand(2, -1, -1, -1), level, condition).chunk(2)  # each (1, FRAMES*C, h, w)
         return torch.lerp(free, asked, sampling.guidance)
 
-    made = euler(denoise, noise, steps=sampling.steps).unflatten(1, (FRAMES, -1))[0]  # (FRAMES, C, h, w)
+    made = torch.unflatten(euler(denoise, noise, steps=sampling.steps), 1, (FRAMES, -1))[0]  # (FRAMES, C, h, w)
     frames: np.ndarray[Any, np.dtype[np.uint8]] = to_uint8(tokenizer.decode(made).float().nan_to_num()).cpu().numpy()  # (FRAMES, H, W, 3)
     return frames
