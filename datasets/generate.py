@@ -47,7 +47,7 @@ def generate(cfg: Mapping[str, Any], *, console: Console | None = None) -> Episo
         ValueError: A scenario or value is wrong, the world cannot be loaded, or the folder cannot be written.
     """
     console = console or Console()
-    spec, plan, recipe = _prepare(cfg, console)
+    spec, plan, recipe = prepare(cfg, console)
     meter = Meter("generating", console=console)
     run_plan(cfg["out"], spec, plan, recipe, workers=int(cfg.get("workers") or 1), meter=meter)
     return close_run(cfg["out"], meter, console, preview=bool((cfg.get("writer") or {}).get("preview")))
@@ -68,7 +68,7 @@ def plan_dataset(cfg: Mapping[str, Any], *, console: Console | None = None) -> P
     """
     console = console or Console()
     root = place(cfg["out"])
-    spec, plan, recipe = _prepare(cfg, console)
+    spec, plan, recipe = prepare(cfg, console)
     try:
         with job_lock(root):
             plan = create_dataset(root, spec, replace(plan, recipe=recipe.to_json()))
@@ -79,7 +79,19 @@ def plan_dataset(cfg: Mapping[str, Any], *, console: Console | None = None) -> P
     return plan
 
 
-def _prepare(cfg: Mapping[str, Any], console: Console) -> tuple[DatasetSpec, Plan, Recipe]:
+def prepare(cfg: Mapping[str, Any], console: Console) -> tuple[DatasetSpec, Plan, Recipe]:
+    """Plan what ``generate`` would run, and write nothing.
+
+    Args:
+        cfg: The keys of ``configs/generate.yaml``.
+        console: Where the number of episodes is shown.
+
+    Returns:
+        What the dataset would say of itself, its episodes, and how each group of them is made.
+
+    Raises:
+        ValueError: A scenario or value is wrong, or the world cannot be loaded.
+    """
     if int(cfg["batch"]) < 1:
         raise DatasetError(f"batch={cfg['batch']} must be 1 or more")
     scenarios = read_scenarios(cfg)
