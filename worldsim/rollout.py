@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from gymnasium import Space
@@ -48,6 +48,44 @@ class EpisodeJob:
     options: Mapping[str, Any] = field(default_factory=dict)
     conditioning: Conditioning = field(default_factory=Conditioning)
     params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A group of episodes at one step, after the environment moved and before anybody has seen or recorded where to.
+
+    Attributes:
+        step: Actions that came before; all episodes of a group are at the same step.
+        frames: Newest frames ``(B, H, W, 3)`` uint8; ``(B, 0, 0, 3)`` where none are made.
+        latents: Newest latents ``(B, C, h, w)`` float16; None where none are recorded.
+        state: Labelled state by name, each ``(B,)`` float32.
+        live: ``(B,)`` bool, True where the episode goes on from here.
+        infos: What the environment told.
+        actions: ``(B, A)`` rows of the actions that led here; None at step 0.
+        rewards: ``(B,)`` of the same step; None at step 0.
+        stopped: ``(B,)`` bool, True where a watcher truncates the episode here, at step 1 at the earliest; None for nowhere.
+    """
+
+    step: int
+    frames: Frames
+    latents: NDArray[np.float16] | None
+    state: Mapping[str, NDArray[np.float32]]
+    live: NDArray[np.bool_]
+    infos: Mapping[str, Any]
+    actions: NDArray[Any] | None = None
+    rewards: NDArray[np.float32] | None = None
+    stopped: NDArray[np.bool_] | None = None
+
+
+class Watcher(Protocol):
+    """Takes part in a rollout: sees each moment first, and says what of it the policy sees and the recorder keeps."""
+
+    def watch(self, env: VectorEnv[Any, Any, Any], moment: Moment) -> Moment:
+        """Return the moment, or one with other frames, latents, state or ``stopped``; rows of ``env`` that are live may be reset.
+
+        Arrays of ``moment`` are replaced, never written into.
+        """
+        ...
 
 
 class RowPolicies:
@@ -100,6 +138,7 @@ def rollout(
     state_names: Sequence[str] = (),
     latents: str = "none",
     on_step: Callable[[int], None] | None = None,
+    watcher: Watcher | None = None,
 ) -> list[Episode]:
     """Record one group of episodes as one batch.
 
@@ -114,6 +153,7 @@ def rollout(
         latents: ``none``; ``beside``: also record ``infos["latent"]``; ``instead``: the observation is the latent, no frame is made,
             and policies see frames ``(B, 0, 0, 3)``.
         on_step: Called after every step with the number of frames recorded by it.
+        watcher: Sees every moment before the policy and the recorder do, and may change it.
 
     Returns:
         One episode a job, in order.
@@ -128,29 +168,38 @@ def rollout(
     rows = [*jobs, *[jobs[-1]] * (env.num_envs - len(jobs))]
     seeds = [job.seed for job in rows]
     observed, infos = reset(env, seeds=seeds, options=_reset_options(env, rows))
+    size, horizons = env.num_envs, np.array([job.horizon for job in rows])
     seen = _Seen.of(observed, infos, latents)
-    tapes = [_Tape(job, seen.row(b), _state(infos, b, state_names), row_info(infos, b)) for b, job in enumerate(rows)]
-    first = np.ones(env.num_envs, dtype=np.bool_)
-    state = _state_arrays(infos, state_names, env.num_envs)
+    first, live = np.ones(size, dtype=np.bool_), np.ones(size, dtype=np.bool_)
+    now = Moment(0, seen.frames, seen.latents, _state_arrays(infos, state_names, size), live, infos)
+    now = now if watcher is None else watcher.watch(env, now)
+    tapes = [_Tape(job, _row_of(now, b), row_info(infos, b)) for b, job in enumerate(rows)]
     while any(tape.live for tape in tapes[: len(jobs)]):
-        actions = policy.act(Observation(seen.frames, state, first, np.asarray(seeds, dtype=np.int64)))
+        actions = policy.act(Observation(now.frames, now.state, first, np.asarray(seeds, dtype=np.int64)))
         observed, rewards, terminated, truncated, infos = env.step(actions)
         seen = _Seen.of(observed, infos, latents)
-        recorded = 0
-        for b, action in enumerate(iterate_actions(env.single_action_space, actions)):
-            if tapes[b].live:
-                recorded += b < len(jobs)
-                row = to_row(env.single_action_space, action)
-                tapes[b].add(row, seen.row(b), rewards[b], terminated[b], truncated[b], _state(infos, b, state_names), row_info(infos, b))
-        state = _state_arrays(infos, state_names, env.num_envs)
+        taken = np.stack([to_row(env.single_action_space, action) for action in iterate_actions(env.single_action_space, actions)])  # (B, A)
+        live = np.array([tape.live for tape in tapes])
+        now = Moment(
+            step=now.step + 1,
+            frames=seen.frames,
+            latents=seen.latents,
+            state=_state_arrays(infos, state_names, size),
+            live=live & ~(terminated | truncated | (now.step + 1 >= horizons)),
+            infos=infos,
+            actions=taken,
+            rewards=np.asarray(rewards, dtype=np.float32),
+        )
+        now = now if watcher is None else watcher.watch(env, now)
+        cut = truncated if now.stopped is None else truncated | now.stopped
+        for b in np.flatnonzero(live).tolist():
+            tapes[b].add(taken[b], _row_of(now, b), rewards[b], terminated[b], cut[b], row_info(infos, b))
         first = np.asarray(terminated | truncated, dtype=np.bool_)
         if first.any() and any(tape.live for tape in tapes[: len(jobs)]):
             observed, infos = reset(env, seeds=seeds, options=_reset_options(env, rows, first))
-            seen = _Seen.of(observed, infos, latents)
-            fresh = _state_arrays(infos, state_names, env.num_envs)
-            state = {name: np.where(first, fresh[name], state[name]) for name in state_names}
+            now = _renewed(now, first, _Seen.of(observed, infos, latents), _state_arrays(infos, state_names, size))
         if on_step is not None:
-            on_step(recorded)
+            on_step(int(live[: len(jobs)].sum()))
     return [tape.episode() for tape in tapes[: len(jobs)]]
 
 
@@ -186,42 +235,49 @@ class _Seen:
             return _Seen(_checked(observed), _checked_latents(infos.get("latent")))
         return _Seen(np.zeros((len(observed), 0, 0, 3), dtype=np.uint8), _checked_latents(observed))
 
-    def row(self, b: int) -> tuple[Frames, NDArray[np.float16] | None]:
-        """Return copies of row ``b``."""
-        return np.array(self.frames[b]), None if self.latents is None else np.array(self.latents[b])
+
+_Row: TypeAlias = tuple[Frames, NDArray[np.float16] | None, NDArray[np.float32]]
+"""Copies of what is recorded of one row: frame ``(H, W, 3)``, latent ``(C, h, w)`` and labelled state ``(S,)``."""
+
+
+def _row_of(moment: Moment, b: int) -> _Row:
+    state = np.array([values[b] for values in moment.state.values()], dtype=np.float32)
+    return np.array(moment.frames[b]), None if moment.latents is None else np.array(moment.latents[b]), state
+
+
+def _renewed(moment: Moment, fresh: NDArray[np.bool_], seen: _Seen, state: Mapping[str, NDArray[np.float32]]) -> Moment:
+    """Return a moment in which the rows ``fresh (B,)`` are as their reset left them."""
+    where = fresh[:, None, None, None]
+    kept = {name: np.where(fresh, state[name], values) for name, values in moment.state.items()}
+    latents = None if moment.latents is None or seen.latents is None else np.where(where, seen.latents, moment.latents)
+    return replace(moment, frames=np.where(where, seen.frames, moment.frames), latents=latents, state=kept)
 
 
 class _Tape:
     """What one row has recorded so far."""
 
-    def __init__(
-        self, job: EpisodeJob, seen: tuple[Frames, NDArray[np.float16] | None], state: NDArray[np.float32], info: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, job: EpisodeJob, seen: _Row, info: Mapping[str, Any]) -> None:
         self.job = job
         self.seen = [seen]
-        self.states = [state]
         self.actions: list[NDArray[Any]] = []
         self.rewards: list[float] = []
         self.terminated: list[bool] = []
         self.truncated: list[bool] = []
         self.conditioning = _conditioning(info.get("conditioning"), job.conditioning)
         self.status, self.reason, self.live = "ok", "", True
-        self._check(state, "state")
-        self._check_latent()
+        self._check_newest()
 
     def add(
         self,
         action: NDArray[Any],
-        seen: tuple[Frames, NDArray[np.float16] | None],
+        seen: _Row,
         reward: float,
         terminated: bool,
         truncated: bool,
-        state: NDArray[np.float32],
         info: Mapping[str, Any],
     ) -> None:
         self.actions.append(action)
         self.seen.append(seen)
-        self.states.append(state)
         self.rewards.append(float(reward))
         self.terminated.append(bool(terminated))
         reached = len(self.actions) >= self.job.horizon and not terminated
@@ -229,11 +285,11 @@ class _Tape:
         if info.get("truncation_reason"):
             self.status, self.reason = "rejected", str(info["truncation_reason"])
         self._check(np.asarray(reward), "reward")
-        self._check(state, "state")
-        self._check_latent()
+        self._check_newest()
         self.live = self.live and not (self.terminated[-1] or self.truncated[-1])
 
-    def _check_latent(self) -> None:
+    def _check_newest(self) -> None:
+        self._check(self.seen[-1][2], "state")
         if (latent := self.seen[-1][1]) is not None:
             self._check(latent, "latent as float16")
 
@@ -244,12 +300,12 @@ class _Tape:
     def episode(self) -> Episode:
         width = len(self.actions[0]) if self.actions else 0
         return Episode(
-            frames=np.stack([frame for frame, _ in self.seen]),
+            frames=np.stack([frame for frame, _, _ in self.seen]),
             actions=np.stack(self.actions) if self.actions else np.zeros((0, width), dtype=np.float32),
             rewards=np.asarray(self.rewards, dtype=np.float32),
             terminated=np.asarray(self.terminated, dtype=np.bool_),
             truncated=np.asarray(self.truncated, dtype=np.bool_),
-            state=np.stack(self.states),
+            state=np.stack([state for _, _, state in self.seen]),
             seed=self.job.seed,
             scenario=self.job.scenario,
             policy=self.job.policy,
@@ -257,7 +313,7 @@ class _Tape:
             params=self.job.params,
             status=self.status,
             reason=self.reason,
-            latents=np.stack([latent for _, latent in self.seen if latent is not None]) if self.seen[0][1] is not None else None,
+            latents=np.stack([latent for _, latent, _ in self.seen if latent is not None]) if self.seen[0][1] is not None else None,
         )
 
 
@@ -306,11 +362,6 @@ def _state_arrays(infos: Mapping[str, Any], names: Sequence[str], size: int) -> 
     state = infos.get("state", {})
     missing = np.full(size, math.nan, dtype=np.float32)
     return {name: np.asarray(state.get(name, missing), dtype=np.float32) for name in names}
-
-
-def _state(infos: Mapping[str, Any], row: int, names: Sequence[str]) -> NDArray[np.float32]:
-    state = infos.get("state", {})
-    return np.array([state[name][row] if name in state else math.nan for name in names], dtype=np.float32)
 
 
 def _conditioning(info: Mapping[str, Any] | None, told: Conditioning) -> Conditioning:
