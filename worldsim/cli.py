@@ -49,6 +49,12 @@ COMMANDS = {
     "scenario show": Command("scenario_show", "worldsim.scenario.commands:show", "one scenario in full, as YAML", "name"),
     "scenario validate": Command("scenario_validate", "worldsim.scenario.commands:validate", "every mistake in scenario files", "files[]"),
     "scenario expand": Command("scenario_expand", "worldsim.scenario.commands:expand", "the episodes of scenarios", "files[]"),
+    "scenario preview": Command(
+        "scenario_preview", "worldsim.datasets.scenario_preview:main", "one short episode a variant, as pictures", "name"
+    ),
+    "scenario report": Command(
+        "scenario_report", "worldsim.datasets.scenario_report:main", "which expectations held in a dataset", "dataset"
+    ),
     "play": Command("play", "worldsim.envs.play:main", "drive a world with the keyboard"),
     "data plan": Command("data_plan", "worldsim.datasets.commands:plan", "write down what a dataset will hold", "out"),
     "data run": Command("data_run", "worldsim.datasets.commands:run", "record what a planned dataset lacks", "out"),

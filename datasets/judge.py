@@ -1,0 +1,78 @@
+"""Whether expectations hold in recorded episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from worldsim.datasets.layout import ACTION, REWARD, STATE, TERMINATED, TRUNCATED
+from worldsim.datasets.plan import Plan
+from worldsim.datasets.reader import EpisodeReader
+from worldsim.rollout import EpisodeJob
+from worldsim.scenario.expressions import EPISODE_FUNCTIONS, parse_expression
+from worldsim.scenario.parts import Expect
+from worldsim.scenario.script import script
+from worldsim.scenario.template import Template
+
+
+class Judge:
+    """Says what was expected of a plan's episodes, and whether it held.
+
+    Args:
+        plan: The dataset's plan.
+        reader: The dataset, opened for this alone: from here on its episodes are those of ``records``.
+        records: Commit records of any status.
+    """
+
+    def __init__(self, plan: Plan, reader: EpisodeReader, records: Sequence[dict[str, Any]]) -> None:
+        self.records = records
+        self._plan, self._reader, self._info = plan, reader, reader.info
+        reader.records = records
+        self._same: dict[str, tuple[Expect, ...]] = {}
+
+    def expects(self, job: EpisodeJob) -> tuple[Expect, ...]:
+        """Return what is expected of an episode, with its values filled in.
+
+        Raises:
+            ScenarioError: The plan's scenario cannot be read.
+        """
+        body = self._plan.scenarios.get(job.scenario) or {}
+        if not isinstance(body, Mapping) or not body.get("expect"):
+            return ()
+        if job.scenario not in self._same:
+            found = script(job, body).expects
+            if Template({"expect": body["expect"]}).names:
+                return found
+            self._same[job.scenario] = found
+        return self._same[job.scenario]
+
+    def held(self, index: int, expect: Expect) -> bool | None:
+        """Return whether an expectation holds in record ``index``; None where the episode is not usable.
+
+        Raises:
+            ValueError: The episode is damaged, or the expression reads what it does not have.
+        """
+        record = self.records[index]
+        if record["status"] != "ok":
+            return None
+        told = record["params"].get("expect") or {}
+        if expect.name in told:
+            return bool(told[expect.name])
+        return parse_expression(expect.that, functions=EPISODE_FUNCTIONS).holds(self._columns(index))
+
+    def _columns(self, index: int) -> dict[str, Any]:
+        rows, info = self._reader.rows, self._info
+        length = int(self.records[index]["length"])
+        state = rows(index, STATE) if info.state_names else np.zeros((length + 1, 0), np.float32)
+        return {
+            **{name: state[:, i].astype(np.float64) for i, name in enumerate(info.state_names)},
+            "action": rows(index, ACTION).astype(np.float64),
+            "reward": rows(index, REWARD).astype(np.float64),
+            "step": np.arange(length, dtype=np.float64),
+            "time": np.arange(length) / info.fps,
+            "length": float(length),
+            "terminated": bool(rows(index, TERMINATED).any()),
+            "truncated": bool(rows(index, TRUNCATED).any()),
+        }
