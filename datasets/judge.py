@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ class Judge:
                 return found
             self._same[job.scenario] = found
         return self._same[job.scenario]
+
+    def written(self, job: EpisodeJob, expect: Expect) -> Expect:
+        """Return one of ``expects(job)`` as its author wrote it, with ``$name``s for values."""
+        i = [other.name for other in self.expects(job)].index(expect.name)
+        return replace(expect, that=self._plan.scenarios[job.scenario]["expect"][i]["that"])
 
     def held(self, index: int, expect: Expect) -> bool | None:
         """Return whether an expectation holds in record ``index``; None where the episode is not usable.

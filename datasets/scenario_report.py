@@ -125,7 +125,8 @@ def report(path: Root | str) -> list[ScenarioResult]:
         DatasetError: The folder is no dataset, or an episode is damaged.
     """
     root = place(path)
-    records, plan, reader = read_commits(root), read_plan(root), EpisodeReader(root, decode=False)
+    reader = EpisodeReader(root, decode=False)
+    records, plan = read_commits(root), read_plan(root)
     judge = Judge(plan, reader, records)
     index_of = {int(record["episode"]): index for index, record in enumerate(records)}
     jobs: dict[str, list[EpisodeJob]] = {}
@@ -141,10 +142,11 @@ def _result(name: str, jobs: Sequence[EpisodeJob], judge: Judge, index_of: Mappi
     told: dict[str, tuple[Expect, list[_Row]]] = {}
     for job in jobs:
         for expect in judge.expects(job):
-            _, rows = told.setdefault(expect.name, (expect, []))
+            if expect.name not in told:
+                told[expect.name] = judge.written(job, expect), []
             held = judge.held(index_of[job.id], expect) if job.id in index_of else None
             if held is not None:
-                rows.append((job.id, _values(job.params), held))
+                told[expect.name][1].append((job.id, _values(job.params), held))
     return ScenarioResult(
         name=name or "-",
         planned=len(jobs),
