@@ -11,6 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.envs.sources.carracing_colors import describe
+from worldsim.envs.sources.carracing_labels import CLASSES, ClassPainter
 from worldsim.envs.sources.carracing_render import FastCarRacing
 from worldsim.envs.sources.carracing_track import CentreLine
 from worldsim.types import Frames
@@ -32,6 +33,8 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
     Actions: ``Box(3)`` float32: steering in [-1, 1] (right positive), gas and brake in [0, 1].
     Observations: frames ``(size, size, 3)`` uint8.
     ``info["state"]`` holds ``state_names`` in ``state_units``; angles and offsets are positive to the left.
+    ``info["segmentation"]``, with ``labels``, is ``(size, size)`` uint8: numbers of the classes that ``metadata["labels"]`` names. The
+    view is from straight above, so there is no depth.
     ``info["conditioning"]`` of a reset holds ``tags``, ``numbers`` in 0..1, and ``text`` about the colours.
     """
 
@@ -55,6 +58,7 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
         action_repeat: int = 2,
         domain_randomize: bool = True,
         warmup: tuple[int, int] = (50, 800),
+        labels: bool = False,
         render_mode: str | None = None,
     ) -> None:
         """Build the source.
@@ -64,6 +68,7 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
             action_repeat: Physics steps of 1/50 s that one action is held for.
             domain_randomize: Whether every reset has new colours.
             warmup: Fewest and most physics steps that are driven unseen at reset. At least 50 are always driven.
+            labels: Whether ``info["segmentation"]`` tells what each pixel shows.
             render_mode: ``rgb_array`` or None.
 
         Raises:
@@ -81,6 +86,9 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": _PHYSICS_FPS / action_repeat}
         self.core = FastCarRacing(domain_randomize=domain_randomize)
+        self._painter = ClassPainter(self.core, size) if labels else None
+        if labels:
+            self.metadata["labels"] = {"segmentation": CLASSES}
         self.action_space = spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
         self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
         self._line: CentreLine | None = None
@@ -98,7 +106,7 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
         self._line = CentreLine(self.core.track)
         self._warm_up()
         conditioning = describe(self.core.road_color, self.core.bg_color, self.core.grass_color)
-        return self.core.draw(self.size), {"state": self._state(), "conditioning": conditioning}
+        return self.core.draw(self.size), {"state": self._state(), **self._labels(), "conditioning": conditioning}
 
     def step(self, action: NDArray[np.float32]) -> tuple[Frames, float, bool, bool, dict[str, Any]]:
         """Hold ``action`` for ``action_repeat`` physics steps.
@@ -116,7 +124,7 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
             reward += float(gained)
             if terminated:
                 break
-        return self.core.draw(self.size), reward, bool(terminated), False, {**info, "state": self._state()}
+        return self.core.draw(self.size), reward, bool(terminated), False, {**info, "state": self._state(), **self._labels()}
 
     def render(self) -> Frames | None:
         """Return the newest frame, or None without a render mode."""
@@ -135,6 +143,9 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
             steer = np.clip(-1.6 * state["path_angle_near"] - 0.4 * state["path_angle_far"], -1, 1)
             _, _, terminated, _, _ = self.core.step(np.array([steer, np.clip(-0.1 * excess, 0, 0.5), np.clip(0.05 * excess, 0, 0.4)]))
             assert not terminated, "warming up stays on the track and short of the lap's end"
+
+    def _labels(self) -> dict[str, NDArray[np.uint8]]:
+        return {} if self._painter is None else {"segmentation": self._painter.draw()}
 
     def _state(self) -> dict[str, float]:
         car, line = self.core.car, self._line
