@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
     env = gym.make(
         "WorldSim-v0",
         render_mode="rgb_array",
-        **{key: settings[key] for key in ("world", "device", "steps", "horizon", "context", "conditioning")},
+        **{key: settings[key] for key in ("world", "device", "steps", "guidance", "horizon", "context", "conditioning")},
     )
     spec = env.get_wrapper_attr("world_spec")
     keys = keys_to_action(spec, settings["keys"])

@@ -61,6 +61,8 @@ class Rows:
         count: B.
         device: Where the world runs.
         steps: Denoising steps a frame; None for the world's own number.
+        guidance: How much what the world is told is stressed: 1 not at all, more at up to twice the cost of a frame; None for the
+            world's own.
         horizon: Most steps of an episode; None for no limit.
         context: See ``Starts``.
         conditioning: See ``Starts``.
@@ -84,6 +86,7 @@ class Rows:
         context: Any,
         conditioning: Mapping[str, Any] | None,
         observation: str = "frame",
+        guidance: float | None = None,
         latents: bool = False,
         precision: str = "fp32",
         compile: bool = False,
@@ -94,7 +97,9 @@ class Rows:
             raise ValueError(f"horizon={horizon} must be 1 or more steps, or None for no limit")
         if observation not in OBSERVATIONS:
             raise ValueError(f"observation={observation!r} is unknown: use 'frame' or 'latent'")
-        model, self.simulator = open_world(world, device=device or "cpu", steps=steps, precision=precision, compile=compile, in_place=True)
+        model, self.simulator = open_world(
+            world, device=device or "cpu", steps=steps, guidance=guidance, precision=precision, compile=compile, in_place=True
+        )
         self.model, self.device = model, model.device
         self.spec, self.horizon, self.fingerprint = model.spec, horizon, model.fingerprint
         self.starts = Starts(model, context=context, conditioning=conditioning)

@@ -37,6 +37,8 @@ class TorchWorldEnv:
         device: Where the world runs; None for ``cuda`` where there is one, else ``cpu``.
         horizon: Most steps of an episode; None for no limit.
         steps: Denoising steps a frame; None for the world's own number.
+        guidance: How much what the world is told is stressed: 1 not at all, more at up to twice the cost of a frame; None for the
+            world's own.
         context: Where episodes start unless a reset says otherwise; None draws one of the world's own for each.
         conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
         observation: ``frame`` for ``(H, W, 3)`` uint8, or ``latent`` for ``(C, h, w)`` float32, which costs no decoding.
@@ -57,6 +59,7 @@ class TorchWorldEnv:
         device: str | None = None,
         horizon: int | None = 1000,
         steps: int | None = None,
+        guidance: float | None = None,
         context: Any = None,
         conditioning: Mapping[str, Any] | None = None,
         observation: str = "frame",
@@ -70,6 +73,7 @@ class TorchWorldEnv:
             count=num_envs,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             steps=steps,
+            guidance=guidance,
             horizon=horizon,
             context=context,
             conditioning=conditioning,

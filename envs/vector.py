@@ -42,6 +42,8 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         max_episode_steps: Gymnasium's name for the same; the lower one holds.
         device: Where the world runs, as ``cpu`` or ``cuda``.
         steps: Denoising steps a frame; None for the world's own number.
+        guidance: How much what the world is told is stressed: 1 not at all, more at up to twice the cost of a frame; None for the
+            world's own.
         context: Where episodes start unless a reset says otherwise; None draws one of the world's own for each.
         conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
         observation: ``frame`` for ``(H, W, 3)`` uint8, or ``latent`` for ``(C, h, w)`` float32, which costs no decoding.
@@ -67,6 +69,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         max_episode_steps: int | None = None,
         device: str | None = "cpu",
         steps: int | None = None,
+        guidance: float | None = None,
         context: Any = None,
         conditioning: Mapping[str, Any] | None = None,
         observation: str = "frame",
@@ -83,6 +86,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
             count=num_envs,
             device=device,
             steps=steps,
+            guidance=guidance,
             horizon=min(limits, default=None),
             context=context,
             conditioning=conditioning,

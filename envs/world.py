@@ -42,6 +42,8 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         horizon: Most steps of an episode; None for no limit.
         device: Where the world runs, as ``cpu`` or ``cuda``.
         steps: Denoising steps a frame; None for the world's own number. More is slower and can be sharper.
+        guidance: How much what the world is told is stressed: 1 not at all, more at up to twice the cost of a frame; None for the
+            world's own.
         context: Where episodes start unless a reset says otherwise; see ``reset``. None draws one of the world's own.
         conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
         observation: ``frame`` or ``latent``; latents cost no decoding, and ``render`` still shows frames.
@@ -63,6 +65,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         horizon: int | None = 1000,
         device: str | None = "cpu",
         steps: int | None = None,
+        guidance: float | None = None,
         context: Any = None,
         conditioning: Mapping[str, Any] | None = None,
         observation: str = "frame",
@@ -74,6 +77,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
             "horizon": horizon,
             "device": device,
             "steps": steps,
+            "guidance": guidance,
             "context": context,
             "conditioning": conditioning,
             "observation": observation,

@@ -111,10 +111,12 @@ class Vocabulary:
             if name not in known:
                 raise ValueError(f"conditioning {kind} {name!r} is unknown to this world: it was trained with {sorted(known) or 'none'}")
 
-    def drop(self, features: Tensor, generator: torch.Generator, *, rate: float) -> Tensor:
-        """Blank tags, words and each number of rows ``(B, size)`` independently with probability ``rate``."""
+    def drop(self, features: Tensor, generator: torch.Generator, *, rate: float, whole: float = 0.0) -> Tensor:
+        """Blank tags, words and each number of rows ``(B, size)`` independently with probability ``rate``, whole rows with ``whole``."""
         b, t, w, n = features.shape[0], len(self.tags), len(self.words), len(self.numbers)
         keep = (torch.rand(b, 2 + n, generator=generator) >= rate).float()  # (B, 2 + n)
+        if whole:
+            keep = keep * (torch.rand(b, 1, generator=generator) >= whole)  # (B, 2 + n)
         tags, words, numbers = keep[:, :1], keep[:, 1:2], keep[:, 2:]
         columns = [tags.expand(b, t), words.expand(b, w), numbers, numbers, tags, words]
         return features * torch.cat(columns, dim=1).to(features.device)  # (B, size)

@@ -76,6 +76,7 @@ def open_world(
     *,
     device: str | torch.device = "cpu",
     steps: int | None = None,
+    guidance: float | None = None,
     precision: str = "fp32",
     compile: bool = False,
     in_place: bool = False,
@@ -86,13 +87,13 @@ def open_world(
         name: A shipped world, a folder, a Hub repository, or ``oasis-500m``, whose weights the user has fetched.
         device: Where to run it.
         steps: Denoising steps a frame; None for the world's own number.
+        guidance: See ``worldsim.spec.Sampling``; None for the world's own. Oasis, which is told actions alone, has none.
         precision: See ``worldsim.simulator.Simulator``; Oasis runs in ``fp32`` alone.
         compile: See there; not for Oasis.
         in_place: Whether a state that was stepped is of no more use, see there.
 
     Raises:
-        ValueError: There is no such world or device, its files are damaged, the number of steps or the precision is out of its range,
-            or there is nothing to compile with.
+        ValueError: There is no such world or device, its files are damaged, steps, guidance or precision are out of range, or there is nothing to compile with.
     """
     if name == OASIS:
         from worldsim import oasis
@@ -102,8 +103,14 @@ def open_world(
         if precision != "fp32" or compile:
             raise ValueError(f"world {name!r} runs with precision='fp32' and compile=False alone, got {precision!r} and {compile}")
         published = oasis.from_pretrained(device=device)
-        sampling = published.spec.sampling if steps is None else dataclasses.replace(published.spec.sampling, steps=steps)
-        return published, oasis.OasisSimulator(published, sampling=sampling)
+        if guidance not in (None, 1):
+            raise ValueError(f"world {name!r} is told nothing but actions, so guidance={guidance} has nothing to stress: leave it out")
+        return published, oasis.OasisSimulator(published, sampling=_sampling(published.spec, steps, None))
     world = WorldModel.from_pretrained(name, device=device)
-    sampling = world.spec.sampling if steps is None else dataclasses.replace(world.spec.sampling, steps=steps)
+    sampling = _sampling(world.spec, steps, guidance)
     return world, Simulator(world, sampling=sampling, precision=precision, compile=compile, in_place=in_place)
+
+
+def _sampling(spec: WorldSpec, steps: int | None, guidance: float | None) -> Sampling:
+    own = spec.sampling
+    return dataclasses.replace(own, steps=own.steps if steps is None else steps, guidance=own.guidance if guidance is None else guidance)

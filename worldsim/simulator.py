@@ -288,16 +288,29 @@ class Simulator:
         shared = dit.share(self._levels, features, state.condition, state.history, state.position, mask, ring, in_place=self.in_place)
         noise = dit.patches(drawn)  # (B, 1 or 2, n, p*p*C)
 
-        def denoise(patches: Tensor, number: int) -> Tensor:
-            hidden = self._pass(patches, shared.modulation[number], shared)  # (B, N, D)
-            return dit.estimate(hidden, patches, shared.modulation[number], shared)  # (B, n, p*p*C)
+        def estimate(patches: Tensor, modulation: Tensor) -> Tensor:
+            hidden = self._pass(patches, modulation, shared)  # (B, N, D)
+            return dit.estimate(hidden, patches, modulation, shared)  # (B, n, p*p*C)
 
+        def denoise(patches: Tensor, number: int) -> Tensor:
+            asked = estimate(patches, shared.modulation[number])  # (B, n, p*p*C)
+            return asked if untold is None else torch.lerp(estimate(patches, untold[number]), asked, guidance)  # (B, n, p*p*C)
+
+        guidance = self.sampling.guidance
+        untold = None if guidance == 1 else self._untold(features, state.condition)  # (steps, B, M)
         made = euler(denoise, noise[:, 0], steps=self.sampling.steps)  # (B, n, p*p*C)
         seen = made if level == 1 else torch.lerp(noise[:, 1], made, level)  # (B, n, p*p*C)
         hidden = self._pass(seen, shared.modulation[-1], shared)  # (B, N, D)
         latents = dit.latents(made)  # (B, C, h, w)
         after = self._remember(state, positions, shared, latents if level == 1 else dit.latents(seen))
         return after, self._read(latents, hidden, decode=decode)
+
+    def _untold(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Return the modulation ``(steps, B, M)`` of the denoising passes for rows that are told nothing but actions.
+
+        What such a pass leaves in the ring, the pass in which the frame is remembered writes over.
+        """
+        return self.networks.dit.modulate(self._levels[: self.sampling.steps], features, torch.zeros_like(condition))
 
     def _mask(self, state: State, positions: list[int]) -> Tensor:
         places = state.remembered.shape[1]

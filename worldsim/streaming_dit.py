@@ -159,11 +159,7 @@ class StreamingDiT:
             ring: Remembered keys and values ``(B, layers, N, heads, P, d)``.
             in_place: Whether memory of the ring may be used, where it is laid out as is best: where it is of ``forget_oldest``.
         """
-        up, up_bias, down, down_bias = self._action
-        told = F.linear(F.silu(F.linear(features.float(), up, up_bias)), down, down_bias)  # (B, D)
-        told = told + F.linear(condition.float(), *self._condition)  # (B, D)
-        told = F.silu(levels[:, None] + told, inplace=True).to(self.dtype)  # (passes, B, D)
-        modulation = torch.unflatten(F.linear(told.flatten(0, 1), *self._modulate), 0, (-1, len(features)))  # (passes, B, M)
+        modulation = self.modulate(levels, features, condition)  # (passes, B, M)
         base, newest = self._place.expand(len(features), -1, -1), None  # (B, N, D)
         if self._embed_history is not None:
             past = self.patches(history.float())  # (B, H, n, p*p*C)
@@ -172,6 +168,20 @@ class StreamingDiT:
             base = base + self._pad(embedded)  # (B, N, D)
         keys, values = (_with_room(x, in_place=in_place) for x in ring)  # (layers, B, N, heads, P + 1, d)
         return Shared(modulation, self._turns(position), mask[:, None], base, newest, keys, values)
+
+    def modulate(self, levels: Tensor, features: Tensor, condition: Tensor) -> Tensor:
+        """Return the ``modulation`` of ``Shared``, the only part of it in which levels, actions and conditions are.
+
+        Args:
+            levels: ``(passes, D)`` of ``level_embedding``.
+            features: ``(B, A)`` features of the actions, all known.
+            condition: ``(B, V)``.
+        """
+        up, up_bias, down, down_bias = self._action
+        told = F.linear(F.silu(F.linear(features.float(), up, up_bias)), down, down_bias)  # (B, D)
+        told = told + F.linear(condition.float(), *self._condition)  # (B, D)
+        told = F.silu(levels[:, None] + told, inplace=True).to(self.dtype)  # (passes, B, D)
+        return torch.unflatten(F.linear(told.flatten(0, 1), *self._modulate), 0, (-1, len(features)))  # (passes, B, M)
 
     def _turns(self, position: Tensor) -> list[tuple[Tensor, Tensor]]:
         cos, sin = (angle[:, None, None] for angle in turn(position, self._frequencies))  # (B, 1, 1, d/2)

@@ -35,6 +35,7 @@ class Objective:
         skip: First frames of a clip that are context only.
         action_drop: Share of frames whose action is hidden.
         condition_drop: Share of tags, words and numbers that is hidden.
+        condition_drop_all: Share of clips that are told nothing, beside those where that falls together; guidance needs some.
         context_loss: Weight of the context stream's own denoising.
         pixel_loss: Weight of the squared error of decoded frames, in [-1, 1]. In latents a blurred texture costs more than a road
             of the wrong colour; in pixels it is the other way round.
@@ -60,6 +61,7 @@ class Objective:
     skip: int = 2
     action_drop: float = 0.1
     condition_drop: float = 0.15
+    condition_drop_all: float = 0.0
     context_loss: float = 0.5
     pixel_loss: float = 0.0
     pixel_frames: int = 2
@@ -260,7 +262,7 @@ class DynamicsTask:
         o, clip = self.module.objective, self.episodes.draw(self.batch_size, self.clip, generator)
         b, f = clip.latents.shape[:2]
         shown = torch.rand(b, f, generator=generator) >= o.action_drop
-        condition = self.vocabulary.drop(clip.condition, generator, rate=o.condition_drop)
+        condition = self.vocabulary.drop(clip.condition, generator, rate=o.condition_drop, whole=o.condition_drop_all)
         clip = replace(clip, known=clip.known & shown, condition=condition)
         level, sizes, shortcuts = self._target_levels(step, (b, f - o.skip), generator)
         self_rows = round(o.self_context * b) if step >= o.self_from else 0
