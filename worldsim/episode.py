@@ -55,6 +55,8 @@ class Episode:
         reason: Why it was rejected or failed; empty for ``ok``.
         latents: ``(T + 1, C, h, w)`` float16, what a learned world decoded its frames from; None where they were not recorded.
             The first is the start's last frame as the world's tokenizer encodes it.
+        labels: Pictures of what frames show, by name: ``segmentation`` ``(T + 1, H, W)`` uint8, class numbers that the source or the
+            world names; empty where none were recorded.
     """
 
     frames: NDArray[np.uint8]
@@ -71,6 +73,7 @@ class Episode:
     status: str = "ok"
     reason: str = ""
     latents: NDArray[np.float16] | None = None
+    labels: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of steps T."""

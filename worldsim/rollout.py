@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from gymnasium import Space
@@ -63,6 +63,7 @@ class Moment:
         infos: What the environment told.
         actions: ``(B, A)`` rows of the actions that led here; None at step 0.
         rewards: ``(B,)`` of the same step; None at step 0.
+        labels: Pictures of what frames show, by name, each ``(B, H, W)`` uint8; empty where none are recorded.
         stopped: ``(B,)`` bool, True where a watcher truncates the episode here, at step 1 at the earliest; None for nowhere.
     """
 
@@ -74,6 +75,7 @@ class Moment:
     infos: Mapping[str, Any]
     actions: NDArray[Any] | None = None
     rewards: NDArray[np.float32] | None = None
+    labels: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     stopped: NDArray[np.bool_] | None = None
 
 
@@ -137,6 +139,7 @@ def rollout(
     *,
     state_names: Sequence[str] = (),
     latents: str = "none",
+    labels: Sequence[str] = (),
     on_step: Callable[[int], None] | None = None,
     watcher: Watcher | None = None,
 ) -> list[Episode]:
@@ -152,6 +155,7 @@ def rollout(
         state_names: Names of the labelled state to record from ``infos["state"]``.
         latents: ``none``; ``beside``: also record ``infos["latent"]``; ``instead``: the observation is the latent, no frame is made,
             and policies see frames ``(B, 0, 0, 3)``.
+        labels: Names of the pictures ``(B, H, W)`` uint8 to record from ``infos``, as ``segmentation``.
         on_step: Called after every step with the number of frames recorded by it.
         watcher: Sees every moment before the policy and the recorder do, and may change it.
 
@@ -159,7 +163,7 @@ def rollout(
         One episode a job, in order.
 
     Raises:
-        ValueError: There are no jobs or too many, a job's options do not fit the environment, or observations are no frames or latents.
+        ValueError: There are no jobs or too many, a job's options do not fit the environment, or what is observed is not as above.
     """
     if latents not in LATENTS:
         raise ValueError(f"latents={latents!r} is unknown: use {', '.join(LATENTS)}")
@@ -169,16 +173,18 @@ def rollout(
     seeds = [job.seed for job in rows]
     observed, infos = reset(env, seeds=seeds, options=_reset_options(env, rows))
     size, horizons = env.num_envs, np.array([job.horizon for job in rows])
-    seen = _Seen.of(observed, infos, latents)
+    seen = _Seen.of(observed, infos, latents, labels)
     first, live = np.ones(size, dtype=np.bool_), np.ones(size, dtype=np.bool_)
-    now = Moment(0, seen.frames, seen.latents, _state_arrays(infos, state_names, size), live, infos)
+    now = Moment(0, seen.frames, seen.latents, _state_arrays(infos, state_names, size), live, infos, labels=seen.labels)
     now = now if watcher is None else watcher.watch(env, now)
     tapes = [_Tape(job, _row_of(now, b), row_info(infos, b)) for b, job in enumerate(rows)]
     while any(tape.live for tape in tapes[: len(jobs)]):
         actions = policy.act(Observation(now.frames, now.state, first, np.asarray(seeds, dtype=np.int64)))
         observed, rewards, terminated, truncated, infos = env.step(actions)
-        seen = _Seen.of(observed, infos, latents)
-        taken = np.stack([to_row(env.single_action_space, action) for action in iterate_actions(env.single_action_space, actions)])  # (B, A)
+        seen = _Seen.of(observed, infos, latents, labels)
+        taken = np.stack(
+            [to_row(env.single_action_space, action) for action in iterate_actions(env.single_action_space, actions)]
+        )  # (B, A)
         live = np.array([tape.live for tape in tapes])
         now = Moment(
             step=now.step + 1,
@@ -189,6 +195,7 @@ def rollout(
             infos=infos,
             actions=taken,
             rewards=np.asarray(rewards, dtype=np.float32),
+            labels=seen.labels,
         )
         now = now if watcher is None else watcher.watch(env, now)
         cut = truncated if now.stopped is None else truncated | now.stopped
@@ -197,7 +204,7 @@ def rollout(
         first = np.asarray(terminated | truncated, dtype=np.bool_)
         if first.any() and any(tape.live for tape in tapes[: len(jobs)]):
             observed, infos = reset(env, seeds=seeds, options=_reset_options(env, rows, first))
-            now = _renewed(now, first, _Seen.of(observed, infos, latents), _state_arrays(infos, state_names, size))
+            now = _renewed(now, first, _Seen.of(observed, infos, latents, labels), _state_arrays(infos, state_names, size))
         if on_step is not None:
             on_step(int(live[: len(jobs)].sum()))
     return [tape.episode() for tape in tapes[: len(jobs)]]
@@ -221,28 +228,37 @@ def row_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The newest frames ``(B, H, W, 3)``, ``(B, 0, 0, 3)`` without, and latents ``(B, C, h, w)`` float16, None without."""
+    """The newest frames ``(B, H, W, 3)``, ``(B, 0, 0, 3)`` without, latents ``(B, C, h, w)`` float16, None without, and labels."""
 
     frames: Frames
     latents: NDArray[np.float16] | None
+    labels: Mapping[str, NDArray[np.uint8]]
 
     @staticmethod
-    def of(observed: Any, infos: Mapping[str, Any], latents: str) -> _Seen:
+    def of(observed: Any, infos: Mapping[str, Any], latents: str, labels: Sequence[str]) -> _Seen:
         """Take apart what an environment gave."""
+        told = {name: _checked_label(name, infos.get(name)) for name in labels}
         if latents == "none":
-            return _Seen(_checked(observed), None)
+            return _Seen(_checked(observed), None, told)
         if latents == "beside":
-            return _Seen(_checked(observed), _checked_latents(infos.get("latent")))
-        return _Seen(np.zeros((len(observed), 0, 0, 3), dtype=np.uint8), _checked_latents(observed))
+            return _Seen(_checked(observed), _checked_latents(infos.get("latent")), told)
+        return _Seen(np.zeros((len(observed), 0, 0, 3), dtype=np.uint8), _checked_latents(observed), told)
 
 
-_Row: TypeAlias = tuple[Frames, NDArray[np.float16] | None, NDArray[np.float32]]
-"""Copies of what is recorded of one row: frame ``(H, W, 3)``, latent ``(C, h, w)`` and labelled state ``(S,)``."""
+@dataclass(frozen=True)
+class _Row:
+    """Copies of what is recorded of one row: frame ``(H, W, 3)``, latent ``(C, h, w)``, labelled state ``(S,)``, labels ``(H, W)``."""
+
+    frame: Frames
+    latent: NDArray[np.float16] | None
+    state: NDArray[np.float32]
+    labels: Mapping[str, NDArray[np.uint8]]
 
 
 def _row_of(moment: Moment, b: int) -> _Row:
     state = np.array([values[b] for values in moment.state.values()], dtype=np.float32)
-    return np.array(moment.frames[b]), None if moment.latents is None else np.array(moment.latents[b]), state
+    labels = {name: np.array(values[b]) for name, values in moment.labels.items()}
+    return _Row(np.array(moment.frames[b]), None if moment.latents is None else np.array(moment.latents[b]), state, labels)
 
 
 def _renewed(moment: Moment, fresh: NDArray[np.bool_], seen: _Seen, state: Mapping[str, NDArray[np.float32]]) -> Moment:
@@ -250,7 +266,8 @@ def _renewed(moment: Moment, fresh: NDArray[np.bool_], seen: _Seen, state: Mappi
     where = fresh[:, None, None, None]
     kept = {name: np.where(fresh, state[name], values) for name, values in moment.state.items()}
     latents = None if moment.latents is None or seen.latents is None else np.where(where, seen.latents, moment.latents)
-    return replace(moment, frames=np.where(where, seen.frames, moment.frames), latents=latents, state=kept)
+    labels = {name: np.where(where[..., 0], seen.labels[name], values) for name, values in moment.labels.items()}
+    return replace(moment, frames=np.where(where, seen.frames, moment.frames), latents=latents, state=kept, labels=labels)
 
 
 class _Tape:
@@ -289,8 +306,8 @@ class _Tape:
         self.live = self.live and not (self.terminated[-1] or self.truncated[-1])
 
     def _check_newest(self) -> None:
-        self._check(self.seen[-1][2], "state")
-        if (latent := self.seen[-1][1]) is not None:
+        self._check(self.seen[-1].state, "state")
+        if (latent := self.seen[-1].latent) is not None:
             self._check(latent, "latent as float16")
 
     def _check(self, values: NDArray[Any], what: str) -> None:
@@ -300,12 +317,12 @@ class _Tape:
     def episode(self) -> Episode:
         width = len(self.actions[0]) if self.actions else 0
         return Episode(
-            frames=np.stack([frame for frame, _, _ in self.seen]),
+            frames=np.stack([row.frame for row in self.seen]),
             actions=np.stack(self.actions) if self.actions else np.zeros((0, width), dtype=np.float32),
             rewards=np.asarray(self.rewards, dtype=np.float32),
             terminated=np.asarray(self.terminated, dtype=np.bool_),
             truncated=np.asarray(self.truncated, dtype=np.bool_),
-            state=np.stack([state for _, _, state in self.seen]),
+            state=np.stack([row.state for row in self.seen]),
             seed=self.job.seed,
             scenario=self.job.scenario,
             policy=self.job.policy,
@@ -313,7 +330,8 @@ class _Tape:
             params=self.job.params,
             status=self.status,
             reason=self.reason,
-            latents=np.stack([latent for _, latent, _ in self.seen if latent is not None]) if self.seen[0][1] is not None else None,
+            latents=None if self.seen[0].latent is None else np.stack([row.latent for row in self.seen if row.latent is not None]),
+            labels={name: np.stack([row.labels[name] for row in self.seen]) for name in self.seen[0].labels},
         )
 
 
@@ -356,6 +374,13 @@ def _checked_latents(latents: Any) -> NDArray[np.float16]:
         raise ValueError(f"latents are {what}, not (B, C, h, w) float32: only a learned world has them, record others by 'latents=none'")
     with np.errstate(over="ignore"):  # an episode whose latents do not fit is told to have failed
         return latents.astype(np.float16)
+
+
+def _checked_label(name: str, values: Any) -> NDArray[np.uint8]:
+    if not isinstance(values, np.ndarray) or values.dtype != np.uint8 or values.ndim != 3:
+        what = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise ValueError(f"infos[{name!r}] is {what}, not class numbers (B, H, W) uint8: record the environment without labels")
+    return values
 
 
 def _state_arrays(infos: Mapping[str, Any], names: Sequence[str], size: int) -> dict[str, NDArray[np.float32]]:

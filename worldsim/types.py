@@ -10,7 +10,7 @@ An episode of T steps has T + 1 frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -64,6 +64,7 @@ class StoreInfo:
         source: Where the frames come from: ``{"id": ..., "kwargs": {...}, ...}`` of a simulator or a world.
         fingerprint: sha256 over the content; equal for equal data, whatever its place or age.
         licence: SPDX identifier or a sentence.
+        labels: What is in ``Episode.labels``: names of the classes by name of the picture.
     """
 
     name: str
@@ -74,6 +75,7 @@ class StoreInfo:
     source: Mapping[str, Any]
     fingerprint: str
     licence: str
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class EpisodeStore(Protocol):
