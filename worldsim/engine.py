@@ -93,7 +93,8 @@ def open_world(
         in_place: Whether a state that was stepped is of no more use, see there.
 
     Raises:
-        ValueError: There is no such world or device, its files are damaged, steps, guidance or precision are out of range, or there is nothing to compile with.
+        ValueError: There is no such world or device, its files are damaged, steps, guidance or precision are out of range,
+            or there is nothing to compile with.
     """
     if name == OASIS:
         from worldsim import oasis
