@@ -16,12 +16,13 @@ from worldsim.datasets.lock import job_lock
 from worldsim.datasets.plan import Plan
 from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import EpisodeReader
-from worldsim.datasets.scenarios import driver_of, plan_scenarios
+from worldsim.datasets.scenarios import plan_scenarios
 from worldsim.datasets.storage import place
 from worldsim.datasets.work import Recipe, build_policy
 from worldsim.datasets.writer import create_dataset, make_spec, write_error
 from worldsim.rollout import LATENTS
-from worldsim.scenario import check_world, read_scenarios
+from worldsim.scenario import check_world, read_scenarios, script
+from worldsim.scenario.events import EditFrames
 
 
 def main(cfg: DictConfig) -> None:
@@ -130,12 +131,15 @@ def _check_blind(plan: Plan, recipe: Recipe, found: Probe) -> None:
     """
     first = {job.scenario: job for job in reversed(plan.jobs)}
     for name, job in first.items():
-        policy = build_policy(recipe, *driver_of(job, plan.scenarios[name]), found.action_space)
+        told = script(job, plan.scenarios[name])
         try:
-            policy.act(found.observation)
+            for config in told.policies.values():
+                build_policy(recipe, config, {}, found.action_space).act(found.observation)
         except Exception as error:
             what = f"scenario {name!r}: its policy cannot act without frames ({type(error).__name__}: {error})"
             raise DatasetError(f"{what}, and record.latents=instead makes none: use record.latents=beside") from error
+        if any(isinstance(effect, EditFrames) for event in told.events for effect in event.do):
+            raise DatasetError(f"scenario {name!r} edits frames, and record.latents=instead makes none: use record.latents=beside")
 
 
 def _world_keywords(cfg: Mapping[str, Any]) -> dict[str, Any]:

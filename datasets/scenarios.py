@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from worldsim.datasets.layout import DatasetError
 from worldsim.datasets.plan import Plan, make_plan
+from worldsim.datasets.reader import EpisodeReader
 from worldsim.episode import Conditioning
 from worldsim.rollout import EpisodeJob
 from worldsim.scenario import Scenario, expand, refuse_unsupported
-from worldsim.scenario.parts import ClipStart, ContextStart, DatasetStart, ImageStart, NoisePerturb, Perturb, Start, StickyPerturb
+from worldsim.scenario.director_random import stream
+from worldsim.scenario.parts import (
+    ClipStart,
+    ContextStart,
+    DatasetStart,
+    GeneratedStart,
+    ImageStart,
+    SnapshotStart,
+    Start,
+    Where,
+)
 from worldsim.scenario.script import Script, script
 from worldsim.scenario.template import Template
 
@@ -24,7 +37,7 @@ def plan_scenarios(scenarios: Sequence[Scenario], *, root_seed: int, batch: int)
     """
     refuse_unsupported(scenarios)
     bodies = {scenario.name: scenario.body for scenario in scenarios}
-    known: dict[str, tuple[Script, dict[str, Any]]] = {}
+    known: dict[str, Script] = {}
     templates = {name: Template({key: body[key] for key in _STATIC}) for name, body in bodies.items()}
     jobs = []
     for episode in expand(scenarios, root_seed):
@@ -36,9 +49,8 @@ def plan_scenarios(scenarios: Sequence[Scenario], *, root_seed: int, batch: int)
         if key not in known:
             if len(known) >= 1000:
                 known.clear()
-            told = script(job, bodies[episode.scenario])
-            known[key] = told, _options(told)
-        told, options = known[key]
+            known[key] = script(job, bodies[episode.scenario])
+        told = known[key]
         jobs.append(
             EpisodeJob(
                 id=episode.id,
@@ -46,7 +58,7 @@ def plan_scenarios(scenarios: Sequence[Scenario], *, root_seed: int, batch: int)
                 horizon=told.horizon,
                 scenario=episode.scenario,
                 policy=told.policy,
-                options=options,
+                options=_options(told, episode.seed),
                 conditioning=told.conditioning or Conditioning(),
                 params=params,
             )
@@ -54,35 +66,68 @@ def plan_scenarios(scenarios: Sequence[Scenario], *, root_seed: int, batch: int)
     return make_plan(jobs, batch=batch, scenarios=bodies)
 
 
-def driver_of(job: EpisodeJob, scenario: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return the configs of an episode's policy and of the noise around it (empty for none), as its plan says.
-
-    Raises:
-        ValueError: The plan's scenario cannot be read.
-    """
-    if "policies" not in scenario:  # recorded from a source: one policy and one noise for all of its episodes
-        return scenario["policy"], scenario.get("action_noise") or {}
-    told = script(job, scenario)
-    return told.policies[told.policy], _noise(told.perturb)
+def is_scripted(scenario: Mapping[str, Any]) -> bool:
+    """Whether a plan's scenario says what happens; else it is a recording from a source: one policy and one noise."""
+    return "policies" in scenario
 
 
-def _noise(perturb: Sequence[Perturb]) -> dict[str, float]:
-    amounts: dict[str, float] = {}
-    for part in perturb:
-        if isinstance(part, NoisePerturb):
-            amounts |= {"gaussian": part.gaussian, "epsilon": part.epsilon}
-        elif isinstance(part, StickyPerturb):
-            amounts["sticky"] = part.p
-    return amounts
+def driver_of(scenario: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the configs of the policy that records a source, and of the noise around it (empty for none)."""
+    return scenario["policy"], scenario.get("action_noise") or {}
 
 
-def _options(told: Script) -> dict[str, Any]:
+def _options(told: Script, seed: int) -> dict[str, Any]:
     """Reset options of a row: ``context`` and ``conditioning``, where the scenario sets them."""
-    context = _context(told.initial)
-    options: dict[str, Any] = {} if context is None else {"context": context}
+    options = start_options(told.initial, seed)
     if told.conditioning is not None:
         options["conditioning"] = told.conditioning.to_json()
     return options
+
+
+def start_options(start: Start, seed: int) -> dict[str, Any]:
+    """Return the reset options of a row that starts there; ``seed`` draws the episode that a query leaves open.
+
+    Raises:
+        ValueError: A query finds nothing, or its dataset cannot be read.
+    """
+    context = _queried(start, seed) if isinstance(start, DatasetStart) and start.where is not None else _context(start)
+    return {} if context is None else {"context": context}
+
+
+def _queried(start: DatasetStart, seed: int) -> dict[str, Any]:
+    assert start.where is not None
+    found = _matching(start.dataset, start.where)
+    if not found:
+        raise DatasetError(f"initial: no episode of dataset {start.dataset} is {_asked(start.where)}: ask for less, or take another dataset")
+    return {**_context(start), "episode": found[int(stream(seed, 0, "initial").integers(len(found)))]}
+
+
+def _matching(dataset: str, where: Where) -> list[int]:
+    """Return the indices of the usable episodes that a query finds."""
+    key = dataset, repr(where)
+    if key not in _FOUND:
+        if len(_FOUND) >= 100:
+            _FOUND.clear()
+        records = EpisodeReader(dataset, decode=False).records
+        _FOUND[key] = [index for index, record in enumerate(records) if _matches(record, where)]
+    return _FOUND[key]
+
+
+_FOUND: dict[tuple[str, str], list[int]] = {}
+
+
+def _matches(record: Mapping[str, Any], where: Where) -> bool:
+    told = Conditioning.from_json(record.get("conditioning") or {})
+    return (
+        set(where.tags) <= set(told.tags)
+        and (not where.scenarios or record["scenario"] in where.scenarios)
+        and (not where.policies or record["policy"] in where.policies)
+        and all(name in told.numbers and low <= told.numbers[name] <= high for name, (low, high) in where.numbers.items())
+    )
+
+
+def _asked(where: Where) -> str:
+    return ", ".join(f"{name}={value}" for name, value in asdict(where).items() if value)
 
 
 def _context(start: Start) -> Any:
@@ -96,6 +141,10 @@ def _context(start: Start) -> Any:
             given = {"frames": start.image, "resize": start.resize or None}
         case DatasetStart():
             given = {"dataset": start.dataset, "resize": start.resize or None}
+        case SnapshotStart(snapshot=path):
+            return {"snapshot": path}
+        case GeneratedStart():
+            return "generate"
         case _:
             return None
     return {key: value for key, value in given.items() if value is not None}

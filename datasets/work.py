@@ -19,10 +19,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from worldsim.config import instantiate_allowed
 from worldsim.datasets.behind import WriteBehind
 from worldsim.datasets.layout import DatasetError
-from worldsim.datasets.scenarios import driver_of
+from worldsim.datasets.scenarios import driver_of, is_scripted, start_options
 from worldsim.datasets.writer import EpisodeWriter
 from worldsim.episode import Episode
 from worldsim.rollout import EpisodeJob, RowPolicies, rollout
+from worldsim.scenario.director import Director
+from worldsim.scenario.director_verdict import judge
+from worldsim.scenario.script import Script, script
 from worldsim.types import Policy
 
 _LATENTS: Mapping[str, Mapping[str, Any]] = {"none": {}, "beside": {"latents": True}, "instead": {"observation": "latent"}}
@@ -43,6 +46,7 @@ class Recipe:
         state_names: Labelled state to record.
         checkpoint: What the world says of its weights (name, sha256); no other world may run by the recipe. Empty for a simulator.
         latents: One of ``worldsim.rollout.LATENTS``: whether a world's latents are recorded, beside its frames or instead of them.
+        labels: Whether pictures of labels are recorded, those that the environment's ``metadata["labels"]`` names.
     """
 
     env: str
@@ -54,11 +58,12 @@ class Recipe:
     state_names: tuple[str, ...] = ()
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     latents: str = "none"
+    labels: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Describe the recipe in JSON types; without latents it is what it was before there were any."""
+        """Describe the recipe in JSON types; without latents or labels it is what it was before there were any."""
         told = {**dataclasses.asdict(self), "wrappers": list(self.wrappers), "state_names": list(self.state_names)}
-        return {key: value for key, value in told.items() if (key, value) != ("latents", "none")}
+        return {key: value for key, value in told.items() if (key, value) not in (("latents", "none"), ("labels", False))}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Recipe:
@@ -126,14 +131,21 @@ def make_env(recipe: Recipe) -> VectorEnv[Any, Any, Any]:
             f"world {recipe.kwargs.get('world', recipe.env)!r} is not the plan's: its weights are {found.get('sha256', 'unknown')}, "
             f"the plan was made for {told.get('name')} with {told.get('sha256')}; give that one by 'world=...', or plan a new dataset"
         )
+    if recipe.labels and not env.metadata.get("labels"):
+        env.close()
+        raise DatasetError(f"environment {recipe.env!r} tells no labels beside its frames: use record.labels=false")
     return env
 
 
 def _make(recipe: Recipe) -> VectorEnv[Any, Any, Any]:
     if recipe.batched:
-        keywords = {**recipe.kwargs, **_LATENTS[recipe.latents]}
+        keywords = {**_keywords(recipe), **_LATENTS[recipe.latents]}
         return gym.make_vec(recipe.env, num_envs=recipe.rows, vectorization_mode="vector_entry_point", **keywords)
     return SyncVectorEnv([lambda: _make_single(recipe)] * recipe.rows, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def _keywords(recipe: Recipe) -> dict[str, Any]:
+    return {**recipe.kwargs, "labels": True} if recipe.labels else dict(recipe.kwargs)
 
 
 def _make_single(recipe: Recipe) -> gym.Env[Any, Any]:
@@ -142,7 +154,7 @@ def _make_single(recipe: Recipe) -> gym.Env[Any, Any]:
         importlib.import_module(module)
     spec = gym.spec(name)
     # Given as a spec, since gym.make cannot pass on a keyword called "id".
-    env: gym.Env[Any, Any] = gym.make(dataclasses.replace(spec, kwargs={**spec.kwargs, **recipe.kwargs}))
+    env: gym.Env[Any, Any] = gym.make(dataclasses.replace(spec, kwargs={**spec.kwargs, **_keywords(recipe)}))
     for wrapper in recipe.wrappers:
         env = instantiate_allowed(wrapper, env=env)
     return env
@@ -194,11 +206,25 @@ class Worker:
             ValueError: Names the episodes and what went wrong.
         """
         try:
+            scenarios = self.writer.plan.scenarios
+            if all(is_scripted(scenarios[job.scenario]) for job in jobs):
+                return self._direct(jobs, [script(job, scenarios[job.scenario]) for job in jobs])
             names, latents = self.recipe.state_names, self.recipe.latents
-            return rollout(self.env, self._policy(jobs), jobs, state_names=names, latents=latents, on_step=self.on_step)
+            return rollout(
+                self.env,
+                self._policy(jobs),
+                jobs,
+                state_names=names,
+                latents=latents,
+                labels=self._labels(),
+                on_step=self.on_step,
+            )
         except Exception as error:
             which = f"episodes {jobs[0].id} to {jobs[-1].id}" if len(jobs) > 1 else f"episode {jobs[0].id}"
             raise DatasetError(f"{which} (scenario {jobs[0].scenario!r}, seed {jobs[0].seed}): {type(error).__name__}: {error}") from error
+
+    def _labels(self) -> tuple[str, ...]:
+        return tuple(self.env.metadata["labels"]) if self.recipe.labels else ()
 
     def close(self) -> None:
         """Finish what is being written, and close the environment."""
@@ -213,8 +239,28 @@ class Worker:
         self.writer.fail(job, reason)
         return Recorded(job.id, "failed", 0, reason)
 
+    def _direct(self, jobs: Sequence[EpisodeJob], scripts: Sequence[Script]) -> list[Episode]:
+        """Roll one group out as its scripts say; missing rows are filled by the last."""
+        idle, names = self.recipe.rows - len(jobs), self.recipe.state_names
+        space, fps = self.env.single_action_space, float(self.env.metadata.get("render_fps") or 30.0)
+        director = Director(
+            [*scripts, *[scripts[-1]] * idle],
+            [*(job.seed for job in jobs), *[jobs[-1].seed] * idle],
+            space,
+            build=lambda config: build_policy(self.recipe, config, {}, space),
+            fps=fps,
+            start_options=start_options,
+        )
+        latents = self.recipe.latents
+        labels = self._labels()
+        episodes = rollout(
+            self.env, director, jobs, state_names=names, latents=latents, labels=labels, on_step=self.on_step, watcher=director
+        )
+        noted = [dataclasses.replace(one, params={**one.params, **director.notes(row)}) for row, one in enumerate(episodes)]
+        return [judge(one, told, state_names=names, fps=fps) for one, told in zip(noted, scripts, strict=True)]
+
     def _policy(self, jobs: Sequence[EpisodeJob]) -> RowPolicies:
-        drivers = [driver_of(job, self.writer.plan.scenarios[job.scenario]) for job in jobs]
+        drivers = [driver_of(self.writer.plan.scenarios[job.scenario]) for job in jobs]
         drivers += [drivers[-1]] * (self.recipe.rows - len(jobs))
         space = self.env.single_action_space
         parts = [

@@ -16,7 +16,6 @@ from worldsim.datasets.generate import generate, plan_scenarios, read_scenarios
 from worldsim.datasets.reader import EpisodeReader
 from worldsim.datasets.verify import verify
 from worldsim.episode import Conditioning
-from worldsim.datasets.scenarios import driver_of
 from worldsim.scenario import load_scenarios, parse_scenario, script
 from worldsim.scenario.parts import ContextStart, NoisePerturb, StickyPerturb
 
@@ -125,7 +124,6 @@ swerve:
         assert told.policies == {"RandomPolicy": {"_target_": "worldsim.policies.random.RandomPolicy", "hold": [1, 5]}}
         assert told.perturb == (NoisePerturb(gaussian=0.1), StickyPerturb(p=0.25))
         assert told.conditioning == job.conditioning == Conditioning(("dark",), {"grip": 1.0}, "a dark road")
-        assert driver_of(job, plan.scenarios["swerve"])[1] == {"gaussian": 0.1, "epsilon": 0.0, "sticky": 0.25}
 
 
 def test_defaults_fill_what_a_scenario_leaves_out(settings: dict[str, Any]) -> None:

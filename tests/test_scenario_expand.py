@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from worldsim.datasets.plan import plan_from_json
-from worldsim.datasets.scenarios import driver_of, plan_scenarios
+from worldsim.datasets.scenarios import plan_scenarios
 from worldsim.scenario import (
     ConcreteEpisode,
     Scenario,
@@ -25,6 +25,7 @@ from worldsim.scenario import (
     script,
 )
 from worldsim.scenario.distributions import make_draw, uniform
+from worldsim.scenario.parts import StickyPerturb
 from worldsim.scenario.template import canonical
 
 RANDOM = {"_target_": "worldsim.policies.random.RandomPolicy"}
@@ -209,9 +210,8 @@ def test_a_plan_holds_the_scenario_once_and_the_values_of_each_episode() -> None
     assert plan.text().count('"perturb"') == 1
     for job, episode in zip(again.jobs, expand([scenario], 4), strict=True):
         told = script(job, again.scenarios["one"])
-        policy, noise = driver_of(job, again.scenarios["one"])
-        assert policy["hold"] == [1, episode.draws["hold"]]
-        assert noise == {"sticky": episode.values["p"]}
+        assert told.policies[told.policy]["hold"] == [1, episode.draws["hold"]]
+        assert told.perturb == (StickyPerturb(p=episode.values["p"]),)
         assert told.conditioning == job.conditioning
         assert job.conditioning.numbers == {"grip": episode.draws["grip"]}
         assert job.options == {"conditioning": job.conditioning.to_json()}

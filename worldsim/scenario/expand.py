@@ -146,6 +146,15 @@ def branch_events(events: Sequence[Any], branch: int | None) -> list[Any]:
     return out
 
 
+def fork_event(events: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the index of the event that forks; None where none does."""
+    for index, event in enumerate(events):
+        effects = event["do"] if isinstance(event["do"], list) else [event["do"]]
+        if any("fork" in effect for effect in effects):
+            return index
+    return None
+
+
 def _branches(scenario: Scenario) -> list[int | None]:
     count = scenario.branches()
     return [None] if count == 1 else list(range(count))

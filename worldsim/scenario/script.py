@@ -9,7 +9,7 @@ from typing import Any
 from worldsim.episode import Conditioning
 from worldsim.rollout import EpisodeJob
 from worldsim.scenario.events import Event
-from worldsim.scenario.expand import branch_events
+from worldsim.scenario.expand import branch_events, fork_event
 from worldsim.scenario.old import modern
 from worldsim.scenario.parts import Expect, Filter, Perturb, RandomStart, Start, Told
 from worldsim.scenario.problems import Place, Problems
@@ -37,6 +37,7 @@ class Script:
         filters: What the finished episode has to meet.
         expects: What a report asserts.
         values: Values of the variant and of the draws by name.
+        fork: Index of the event at which siblings part; None without a fork.
     """
 
     scenario: str
@@ -52,6 +53,7 @@ class Script:
     filters: tuple[Filter, ...] = ()
     expects: tuple[Expect, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
+    fork: int | None = None
 
 
 def script(job: EpisodeJob, scenario: Scenario | Mapping[str, Any]) -> Script:
@@ -80,10 +82,10 @@ def script(job: EpisodeJob, scenario: Scenario | Mapping[str, Any]) -> Script:
     log.raise_any()
     parts = check_body(template.fill(known), place)
     log.raise_any()
-    return make_script(job.scenario, parts, values)
+    return make_script(job.scenario, parts, values, fork=fork_event(body["events"]))
 
 
-def make_script(scenario: str, parts: Mapping[str, Any], values: Mapping[str, Any]) -> Script:
+def make_script(scenario: str, parts: Mapping[str, Any], values: Mapping[str, Any], *, fork: int | None = None) -> Script:
     """Return the script of checked parts, as ``check_body`` gives them."""
     return Script(
         scenario,
@@ -99,6 +101,7 @@ def make_script(scenario: str, parts: Mapping[str, Any], values: Mapping[str, An
         filters=parts["after"],
         expects=parts["expect"],
         values=values,
+        fork=fork,
     )
 
 

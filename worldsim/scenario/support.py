@@ -7,37 +7,14 @@ from typing import Any
 
 from worldsim.scenario.expressions import EPISODE_FUNCTIONS, EPISODE_SIGNALS, STEP_SIGNALS, ExpressionError, parse_expression
 from worldsim.scenario.problems import REFERENCE, ScenarioError
-from worldsim.scenario.scenario import BODY, Scenario
+from worldsim.scenario.scenario import Scenario
 from worldsim.scenario.template import EXPRESSIONS
 from worldsim.targets import suggest
 
 Body = Mapping[str, Any]
 
 
-def _kinds(body: Body) -> list[str]:
-    return [str(part["kind"]) for part in body["perturb"]]
-
-
-def _starts(body: Body) -> list[Any]:
-    return list(body["initial"]) if isinstance(body["initial"], list) else [body["initial"]]
-
-
-def _has_start(key: str) -> Callable[[Body], bool]:
-    return lambda body: any(start == key or (isinstance(start, Mapping) and key in start) for start in _starts(body))
-
-
-UNSUPPORTED: Sequence[tuple[str, Callable[[Body], bool]]] = (
-    ("events", lambda body: bool(body["events"])),
-    ("several policies", lambda body: len(body["policies"]) > 1),
-    ("perturb of kinds other than noise and sticky", lambda body: bool({*_kinds(body)} - {"noise", "sticky"})),
-    ("perturb in another order than noise, then sticky", lambda body: _kinds(body) not in ([], ["noise"], ["sticky"], ["noise", "sticky"])),
-    ("perturb with start or stop", lambda body: any(part.get("start") or part.get("stop") is not None for part in body["perturb"])),
-    ("initial: {snapshot}", _has_start("snapshot")),
-    ("initial: generate", _has_start("generate")),
-    ("initial: {dataset, where}", _has_start("where")),
-    ("require.after", lambda body: bool(body["after"])),
-    ("record of other streams than frames and state", lambda body: {*body["record"]} != {*BODY["record"]}),
-)
+UNSUPPORTED: Sequence[tuple[str, Callable[[Body], bool]]] = (("record: labels", lambda body: "labels" in body["record"]),)
 """Parts of the language that are checked and expanded, but not run: what people call each, and whether a body uses it."""
 
 
