@@ -11,11 +11,15 @@ import numpy as np
 from worldsim.datasets.layout import ACTION, REWARD, STATE, TERMINATED, TRUNCATED
 from worldsim.datasets.plan import Plan
 from worldsim.datasets.reader import EpisodeReader
+from worldsim.episode import Episode
 from worldsim.rollout import EpisodeJob
+from worldsim.scenario.director_verdict import columns
 from worldsim.scenario.expressions import EPISODE_FUNCTIONS, parse_expression
 from worldsim.scenario.parts import Expect
 from worldsim.scenario.script import script
 from worldsim.scenario.template import Template
+
+_NO_FRAMES = np.zeros((0, 0, 0, 3), np.uint8)
 
 
 class Judge:
@@ -69,16 +73,8 @@ class Judge:
         return parse_expression(expect.that, functions=EPISODE_FUNCTIONS).holds(self._columns(index))
 
     def _columns(self, index: int) -> dict[str, Any]:
-        rows, info = self._reader.rows, self._info
-        length = int(self.records[index]["length"])
-        state = rows(index, STATE) if info.state_names else np.zeros((length + 1, 0), np.float32)
-        return {
-            **{name: state[:, i].astype(np.float64) for i, name in enumerate(info.state_names)},
-            "action": rows(index, ACTION).astype(np.float64),
-            "reward": rows(index, REWARD).astype(np.float64),
-            "step": np.arange(length, dtype=np.float64),
-            "time": np.arange(length) / info.fps,
-            "length": float(length),
-            "terminated": bool(rows(index, TERMINATED).any()),
-            "truncated": bool(rows(index, TRUNCATED).any()),
-        }
+        rows, length = self._reader.rows, int(self.records[index]["length"])
+        state = rows(index, STATE) if self._info.state_names else np.zeros((length + 1, 0), np.float32)
+        flags = rows(index, TERMINATED), rows(index, TRUNCATED)
+        episode = Episode(_NO_FRAMES, rows(index, ACTION), rows(index, REWARD), *flags, state)
+        return columns(episode, state_names=self._info.state_names, fps=self._info.fps)

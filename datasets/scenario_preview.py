@@ -21,6 +21,7 @@ from worldsim.datasets.preview import Note, contact_sheet, preview_video
 from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import EpisodeReader, read_commits
 from worldsim.scenario import Scenario, ScenarioError, load_scenarios, parse_scenarios
+from worldsim.scenario.expand import branch_events
 from worldsim.scenario.variants import count_variants, variant_values
 from worldsim.targets import suggest
 
@@ -159,27 +160,39 @@ def note_of(record: Mapping[str, Any], plan: Plan, *, alone: bool = False) -> No
     judged = [f"{name}: {'yes' if held else 'no'}" for name, held in (params.get("expect") or {}).items()]
     lost = [f"{record['status']}: {record['reason']}"] if record["status"] != "ok" else []
     about = [f"{record['length']} steps, return {record['return']:.1f}", *judged, *lost]
-    return Note("  ".join(words), _marks(params.get("happened") or ()), "   ".join(about))
+    return Note("  ".join(words), _marks(params, plan.scenarios[record["scenario"]]), "   ".join(about))
 
 
-def _marks(happened: Sequence[Sequence[Any]]) -> dict[int, str]:
+def _marks(params: Mapping[str, Any], scenario: Mapping[str, Any]) -> dict[int, str]:
+    """Say by step what the events did."""
+    events = branch_events(scenario["events"], params.get("branch")) if "events" in scenario else []
     marks: dict[int, list[str]] = {}
-    for step, _, effects in happened:
-        marks.setdefault(int(step), []).append(effects if isinstance(effects, str) else ", ".join(map(str, effects)))
-    return {step: "; ".join(dict.fromkeys(filter(None, words))) for step, words in marks.items()}
+    for step, number, _ in params.get("happened") or ():
+        marks.setdefault(int(step), []).append(_said(events[number]["do"]) or "nothing")
+    return {step: "; ".join(dict.fromkeys(words)) for step, words in marks.items()}
 
 
 def _branch(events: Sequence[Mapping[str, Any]], branch: int) -> str:
     """Say what a branch of the scenario's fork does."""
     effects = itertools.chain.from_iterable(event["do"] if isinstance(event["do"], list) else [event["do"]] for event in events)
     fork = next(effect["fork"] for effect in effects if "fork" in effect)
-    does = fork[branch] if isinstance(fork[branch], list) else [fork[branch]]
-    return f"branch {branch}: {', '.join(_effect(effect) for effect in does) or 'nothing'}"
+    return f"branch {branch}: {_said(fork[branch]) or 'nothing'}"
+
+
+def _said(effects: Any) -> str:
+    return ", ".join(_effect(effect) for effect in (effects if isinstance(effects, list) else [effects]))
 
 
 def _effect(effect: Mapping[str, Any]) -> str:
-    kind = next(key for key in effect if key != "for")
-    return f"{kind} {_short(effect[kind])}"
+    kind, steps = next(key for key in effect if key != "for"), effect.get("for", 1)
+    inner = effect[kind]
+    if kind == "frame":
+        inner = ", ".join(name if isinstance(value, Mapping | bool) else f"{name} {_short(value)}" for name, value in inner.items())
+        kind = ""
+    elif kind == "condition":
+        kind, inner = "told", "; ".join(_short(value) for value in inner.values())
+    lasts = f" for {steps}" if steps not in (None, 1) else ""
+    return f"{kind} {_short(inner)}{lasts}".strip()
 
 
 def _short(value: Any) -> str:
