@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.envs.sources.carracing_colors import describe
+from worldsim.envs.sources.carracing_grip import check_grip, draw_grip, set_grip, tell, track_curvature
 from worldsim.envs.sources.carracing_labels import CLASSES, ClassPainter
 from worldsim.envs.sources.carracing_render import FastCarRacing
 from worldsim.envs.sources.carracing_track import CentreLine
@@ -35,7 +37,9 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
     ``info["state"]`` holds ``state_names`` in ``state_units``; angles and offsets are positive to the left.
     ``info["segmentation"]``, with ``labels``, is ``(size, size)`` uint8: numbers of the classes that ``metadata["labels"]`` names. The
     view is from straight above, so there is no depth.
-    ``info["conditioning"]`` of a reset holds ``tags``, ``numbers`` in 0..1, and ``text`` about the colours.
+    ``info["conditioning"]`` of a reset holds ``tags``, ``numbers`` in 0..1, and ``text`` about the colours; with ``grip`` and
+    ``curvature`` also the numbers of these names, the tags ``slippery`` (grip below 0.75) and ``winding`` (curvature above 0.0145), and
+    the same words before the text: ``"winding, slippery blue road on green grass"``.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 25}
@@ -59,6 +63,8 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
         domain_randomize: bool = True,
         warmup: tuple[int, int] = (50, 800),
         labels: bool = False,
+        grip: float | Sequence[float] | None = None,
+        curvature: bool = False,
         render_mode: str | None = None,
     ) -> None:
         """Build the source.
@@ -69,6 +75,10 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
             domain_randomize: Whether every reset has new colours.
             warmup: Fewest and most physics steps that are driven unseen at reset. At least 50 are always driven.
             labels: Whether ``info["segmentation"]`` tells what each pixel shows.
+            grip: Factor of the force that tyres bear before they slide, on road and grass, 0.3 to 2: one for all episodes, or
+                (lowest, highest), of which every reset draws one. Between 0.5 and 1.2 a careful driver stays on the road. None leaves the
+                tyres and what is told as they are.
+            curvature: Whether the mean absolute curvature of the track [rad/unit] is told.
             render_mode: ``rgb_array`` or None.
 
         Raises:
@@ -86,6 +96,7 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": _PHYSICS_FPS / action_repeat}
         self.core = FastCarRacing(domain_randomize=domain_randomize)
+        self.grip, self.curvature = check_grip(grip), curvature
         self._painter = ClassPainter(self.core, size) if labels else None
         if labels:
             self.metadata["labels"] = {"segmentation": CLASSES}
@@ -104,8 +115,12 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
         self.core.np_random = self.np_random
         self.core.reset(options=options)
         self._line = CentreLine(self.core.track)
-        self._warm_up()
-        conditioning = describe(self.core.road_color, self.core.bg_color, self.core.grass_color)
+        grip = None if self.grip is None else draw_grip(self.grip, self.np_random)
+        if grip is not None:
+            set_grip(self.core.car, grip)
+        self._warm_up(care=math.sqrt(min(1.0, grip or 1.0)))
+        colors = describe(self.core.road_color, self.core.bg_color, self.core.grass_color)
+        conditioning = tell(colors, grip=grip, curvature=track_curvature(self.core.track) if self.curvature else None)
         return self.core.draw(self.size), {"state": self._state(), **self._labels(), "conditioning": conditioning}
 
     def step(self, action: NDArray[np.float32]) -> tuple[Frames, float, bool, bool, dict[str, Any]]:
@@ -130,10 +145,10 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
         """Return the newest frame, or None without a render mode."""
         return None if self.render_mode is None else self.core.draw(self.size)
 
-    def _warm_up(self) -> None:
-        """Drive along the centre line for a drawn time at a drawn speed, short of the lap's end."""
+    def _warm_up(self, *, care: float = 1.0) -> None:
+        """Drive along the centre line for a drawn time at a drawn speed, times ``care``, short of the lap's end."""
         steps = max(_ZOOMING, int(self.np_random.integers(self.warmup[0], self.warmup[1], endpoint=True)))
-        speed = float(self.np_random.uniform(20, 65))
+        speed = float(self.np_random.uniform(20, 65)) * care
         for step in range(steps):
             if step >= _ZOOMING and self.core.tile_visited_count > _LAP_SHARE * len(self.core.track):
                 return
