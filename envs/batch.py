@@ -16,6 +16,7 @@ from torch import Tensor
 
 from worldsim.envs.rows import NOT_FINITE, Outcome, Rows
 from worldsim.envs.snapshot import WorldSnapshot, as_snapshot
+from worldsim.episode import Conditioning
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,17 @@ class Batch:
         """Return what the single environment's ``info`` would be after the step."""
         told: dict[str, Any] = {"state": self.rows.labelled(taken.outcome.labels, [row])[0]}
         return {**told, "truncation_reason": NOT_FINITE} if taken.broken[row] else told
+
+    def tell(self, rows: Any, conditionings: Sequence[Conditioning]) -> None:
+        """Tell the world something else of rows from the next step on.
+
+        Raises:
+            ValueError: A row is not there or named twice, there are not as many conditionings, or the world does not know one.
+        """
+        found = self._indices(rows)
+        if len(set(found)) != len(found) or len(conditionings) != len(found):
+            raise ValueError(f"rows={found} and {len(conditionings)} conditionings: name each row once, and give one for each")
+        self.rows.tell(found, conditionings)
 
     def clone_state(self, indices: Any, *, include_rng: bool) -> WorldSnapshot:
         """Return a snapshot of the rows named; a row may be named several times.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from worldsim.contexts import Context
 from worldsim.engine import World, open_world
 from worldsim.envs.snapshot import WorldSnapshot, generator_from
 from worldsim.envs.start import Start, Starts
+from worldsim.episode import Conditioning
 from worldsim.simulator import State
 from worldsim.tokenizer import to_model, to_uint8
 from worldsim.uncertainty import NAME as UNCERTAINTY
@@ -153,17 +154,52 @@ class Rows:
             ValueError: As ``Starts.draw``; all rows stay as they were.
         """
         starts = [self.starts.draw(own, generator) for own, generator in zip(options, generators, strict=True)]
-        state, labels = self.simulator.begin([start.context for start in starts], [start.seed for start in starts])
+        begun = self._begin(starts)
         observations = torch.cat([self._observe(start) for start in starts])
-        sure = torch.zeros(len(rows), len(self.state_names) - labels.shape[1])  # a start is real
-        read = torch.cat((torch.from_numpy(labels), sure), dim=1).to(self.device)  # (n, S)
-        self._put(rows, state, observations, read, np.zeros(len(rows), np.int64))
+        self._put(rows, begun[0], observations, begun[1], np.zeros(len(rows), np.int64))
         self._put_latents(rows)
         self.over[list(rows)] = False
         for row, generator in zip(rows, generators, strict=True):
             self.generators[row] = generator
         told = self.labelled(self.labels, rows)
-        return [{"state": own, **_told(start.context)} for own, start in zip(told, starts, strict=True)]
+        return [{"state": own, **_told(start)} for own, start in zip(told, starts, strict=True)]
+
+    def _begin(self, starts: Sequence[Start]) -> tuple[State, Tensor]:
+        """Begin n rows; return their states and the labelled state ``(n, S)``."""
+        contexts = [start.context for start in starts if start.context is not None]
+        if len(contexts) == len(starts):
+            return self._begin_new(contexts, [start.seed for start in starts])
+        each = [self._resume(one) if one.context is None else self._begin_new([one.context], [one.seed]) for one in starts]
+        return State.stack([state for state, _ in each]), torch.cat([labels for _, labels in each])
+
+    def _begin_new(self, contexts: Sequence[Context], seeds: Sequence[int]) -> tuple[State, Tensor]:
+        state, labels = self.simulator.begin(contexts, seeds)
+        sure = torch.zeros(len(seeds), len(self.state_names) - labels.shape[1])  # a start is real
+        return state, torch.cat((torch.from_numpy(labels), sure), dim=1).to(self.device)  # (n, S)
+
+    def _resume(self, start: Start) -> tuple[State, Tensor]:
+        """Go on from a stored state, with noise and conditioning of the start's own."""
+        assert start.snapshot is not None
+        start.snapshot.check(self.model, latent=self.latent)
+        stored = start.snapshot.state
+        state = replace(stored, seed=torch.full_like(stored.seed, start.seed))
+        if start.told is not None:
+            state = replace(state, condition=self._encoded([start.told], stored.condition))
+        return state, start.snapshot.labels
+
+    def tell(self, rows: Sequence[int], conditionings: Sequence[Conditioning]) -> None:
+        """Tell the world something else of ``rows`` from the next frame on; what it remembers of the frames before stays.
+
+        Raises:
+            ValueError: There is no such row or no running episode, or the world does not know a tag or number; no row has changed then.
+        """
+        if self.state is None:
+            raise ValueError("there is no episode to condition yet: call reset() first")
+        condition = self.state.condition
+        self.state = replace(self.state, condition=condition.index_copy(0, self._index(rows), self._encoded(conditionings, condition)))
+
+    def _encoded(self, conditionings: Sequence[Conditioning], like: Tensor) -> Tensor:
+        return torch.stack([self.spec.vocabulary.features(one) for one in conditionings]).to(like)  # (n, V)
 
     def step(self, features: Tensor) -> Outcome:
         """Move every row one frame on by actions as features ``(B, F)``."""
@@ -258,6 +294,9 @@ class Rows:
     @torch.no_grad()
     def _observe(self, start: Start) -> Tensor:
         """Return the start's last frame as an observation ``(1, ...)``; each on its own, so a row does not depend on the others."""
+        if start.context is None:
+            assert start.snapshot is not None
+            return start.snapshot.observations
         frame = torch.tensor(start.context.frames[-1:], device=self.device)  # (1, H, W, 3)
         return self._encode(frame) if self.latent else frame
 
@@ -285,7 +324,7 @@ def _bits(generator: np.random.Generator | None) -> Mapping[str, Any] | None:
     return None if generator is None else generator.bit_generator.state
 
 
-def _told(context: Context) -> dict[str, Any]:
-    """Return the part of a reset's info that comes from the context."""
-    told = context.conditioning
-    return {"conditioning": {"tags": tuple(told.tags), "numbers": dict(told.numbers), "text": told.text}, "context": context.name}
+def _told(start: Start) -> dict[str, Any]:
+    """Return the part of a reset's info that tells of the start."""
+    told = start.told or Conditioning()  # a snapshot does not say in words what its world was told
+    return {"conditioning": {"tags": tuple(told.tags), "numbers": dict(told.numbers), "text": told.text}, "context": start.name}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,11 @@ class WorldSnapshot:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.over)
+
+    def take(self, row: int) -> WorldSnapshot:
+        """Return a snapshot of one row of it."""
+        arrays = {name: getattr(self, name)[row : row + 1] for name in ("observations", "labels", "elapsed")}
+        return replace(self, state=self.state.take([row]), over=self.over[[row]], generators=(self.generators[row],), **arrays)
 
     def check(self, world: World, *, latent: bool) -> None:
         """Refuse to be restored where it does not belong.

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from worldsim.contexts import Context
 from worldsim.engine import World
 from worldsim.envs.actions import action_row
+from worldsim.envs.snapshot import WorldSnapshot, as_snapshot
 from worldsim.episode import Conditioning
 from worldsim.spaces import is_integer, row_size
 from worldsim.starter import sample_starts
@@ -27,10 +28,21 @@ _DATASET_KEYS = ("dataset", "episode", "start", "resize")
 
 @dataclass(frozen=True)
 class Start:
-    """Where one row begins: its context, and the seed that its noise is drawn from."""
+    """Where one row begins.
 
-    context: Context
+    Attributes:
+        context: What it has seen; None where it goes on from a snapshot.
+        seed: What its noise is drawn from.
+        snapshot: One row of a stored state to go on from.
+        told: What the world is told.
+        name: What it is called.
+    """
+
+    context: Context | None
     seed: int
+    snapshot: WorldSnapshot | None = None
+    told: Conditioning | None = None
+    name: str = ""
 
 
 class Starts:
@@ -42,6 +54,8 @@ class Starts:
     - ``{"frames": ..., "actions": ...}``: frames ``(F, H, W, 3)`` or ``(H, W, 3)`` uint8, or the path of an image file, and
       the F - 1 actions between them;
     - ``{"dataset": path, "episode": i, "start": t}``: frames ``t`` and on of episode ``i``; what is left out is drawn;
+    - ``{"snapshot": path}``: a stored state, the bytes of ``clone_state().to_bytes()``; one of its rows is drawn. The world goes on
+      from there with the row's own noise, in an episode of its own;
     - ``"generate"``: first frames that the world makes from the conditioning alone.
 
     With ``"resize": True`` frames of another size are cut to the world's shape around their middle and scaled.
@@ -60,6 +74,7 @@ class Starts:
         self.world, self.spec = world, world.spec
         self._defaults = {"context": context, "conditioning": conditioning}
         self._stores: dict[str, EpisodeStore] = {}
+        self._snapshots: dict[str, WorldSnapshot] = {}
 
     def draw(self, options: Mapping[str, Any] | None, generator: np.random.Generator) -> Start:
         """Return a start; the noise seed is drawn first, so that it does not depend on what the options say.
@@ -76,12 +91,20 @@ class Starts:
         seed = int(generator.integers(2**62))
         told = None if given["conditioning"] is None else _conditioning(given["conditioning"])
         if isinstance(given["context"], str) and given["context"] == GENERATE:
-            return Start(self._generated(told or Conditioning(), seed), seed)
+            return _start(self._generated(told or Conditioning(), seed), seed)
+        if isinstance(given["context"], Mapping) and "snapshot" in given["context"]:
+            _only(given["context"], ("snapshot",), "key of context")
+            path = str(given["context"]["snapshot"])
+            snapshot = self._snapshot(path)
+            if told is not None:
+                self.spec.vocabulary.features(told)
+            row = int(generator.integers(len(snapshot)))
+            return Start(None, seed, snapshot.take(row), told, path)
         context = self._context(given["context"], generator)
         if told is not None:
             context = replace(context, conditioning=told)
         self.spec.vocabulary.features(context.conditioning)
-        return Start(context, seed)
+        return _start(context, seed)
 
     def _context(self, given: Any, generator: np.random.Generator) -> Context:
         if given is None:
@@ -96,7 +119,7 @@ class Starts:
             return self._given(given)
         raise ValueError(
             f"context {given!r} is no start: give the index of one of the world's own, {{'frames': array or image file}}, "
-            "{'dataset': path, 'episode': 0, 'start': 0}, or 'generate'"
+            "{'dataset': path, 'episode': 0, 'start': 0}, {'snapshot': path}, or 'generate'"
         )
 
     def _generated(self, told: Conditioning, seed: int) -> Context:
@@ -106,6 +129,15 @@ class Starts:
             )
         network, tokenizer = self.world.starter, self.world.tokenizer
         return sample_starts(network, tokenizer, self.spec, [told], [seed])[0]
+
+    def _snapshot(self, path: str) -> WorldSnapshot:
+        if path not in self._snapshots:
+            try:
+                data = Path(path).read_bytes()
+            except OSError as error:
+                raise ValueError(f"snapshot {path} cannot be read: {error.strerror or error}; write it by clone_state().to_bytes()") from error
+            self._snapshots[path] = as_snapshot(data, self.world)
+        return self._snapshots[path]
 
     def _shipped(self, generator: np.random.Generator) -> Context:
         if not len(self.world.contexts):
@@ -160,6 +192,10 @@ class Starts:
                 "resize them, or add 'resize': True to the context"
             )
         return np.stack([np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height), Image.Resampling.LANCZOS)) for frame in frames])
+
+
+def _start(context: Context, seed: int) -> Start:
+    return Start(context, seed, told=context.conditioning, name=context.name)
 
 
 def _read_image(path: Path) -> Frames:

@@ -16,6 +16,7 @@ from worldsim.envs.actions import action_rows
 from worldsim.envs.batch import Batch, Taken
 from worldsim.envs.rows import Rows, to_host
 from worldsim.envs.snapshot import WorldSnapshot
+from worldsim.episode import Conditioning
 from worldsim.envs.window import Window
 from worldsim.spaces import feature_maker, rest_action, to_row
 from worldsim.types import Actions, Frames
@@ -160,6 +161,18 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         """Close the window, if there is one."""
         if self._window is not None:
             self._window.close()
+
+    def set_conditioning(self, rows: Sequence[int] | NDArray[Any], conditionings: Sequence[Conditioning]) -> None:
+        """Tell the world something else of ``rows`` from the next step on; frames that it remembers stay as they are.
+
+        Args:
+            rows: n rows, each once.
+            conditionings: One for each, in place of all that the row was told before.
+
+        Raises:
+            ValueError: There is no such row or no running episode, or the world does not know a tag or number; no row has changed then.
+        """
+        self.batch.tell(rows, conditionings)
 
     def clone_state(self, indices: Sequence[int] | NDArray[Any] | int | None = None, *, include_rng: bool = True) -> WorldSnapshot:
         """Return a snapshot of rows, a value that nothing changes any more.
