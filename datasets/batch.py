@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,6 +41,7 @@ class Probe:
         checkpoint: What a learned world says of its weights (``metadata["checkpoint"]``: name, sha256); empty for a simulator.
         latents: What latents episodes will hold by the recipe; None for none.
         observation: What a policy saw, ``(1, ...)``; without frames where latents are recorded instead.
+        labels: What pictures of labels episodes will hold by the recipe, and their classes; None for none.
     """
 
     frame_size: tuple[int, int]
@@ -50,6 +51,7 @@ class Probe:
     checkpoint: Mapping[str, Any]
     latents: LatentSpec | None
     observation: Observation
+    labels: Mapping[str, Sequence[str]] | None = None
 
 
 def probe(recipe: Recipe, *, seed: int, options: dict[str, Any] | None = None) -> Probe:
@@ -71,7 +73,9 @@ def probe(recipe: Recipe, *, seed: int, options: dict[str, Any] | None = None) -
         state = {name: np.array([value], dtype=np.float32) for name, value in info.get("state", {}).items()}
         seen = Observation(frames[:, :0, :0] if recipe.latents == "instead" else frames, state, np.ones(1, np.bool_), np.array([seed]))
         latents = None if recipe.latents == "none" else LatentSpec(recipe.latents, info["latent"].shape)
-        return Probe(size, float(fps), env.single_action_space, tuple(state), dict(env.metadata.get("checkpoint") or {}), latents, seen)
+        labels = env.metadata.get("labels") if recipe.labels else None
+        checkpoint = dict(env.metadata.get("checkpoint") or {})
+        return Probe(size, float(fps), env.single_action_space, tuple(state), checkpoint, latents, seen, labels)
     except gym.error.Error as error:
         raise DatasetError(f"environment {recipe.env!r} cannot be reset: {error}") from error
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,9 +55,10 @@ def collect(cfg: Mapping[str, Any], *, console: Console | None = None) -> Episod
     scenarios = policy_mix(cfg["policy"], cfg.get("action_noise_strength") or {}, int(cfg["horizon"]))
     source = {key: value for key, value in cfg["source"].items() if key not in _OWN_KEYS}
     wrappers = (cfg["watch"],) if cfg.get("watch") else ()
-    recipe = Recipe(cfg["source"]["env"], source, wrappers=wrappers, noise=cfg.get("action_noise") or {})
+    labels = bool((cfg.get("record") or {}).get("labels"))
+    recipe = Recipe(cfg["source"]["env"], source, wrappers=wrappers, noise=cfg.get("action_noise") or {}, labels=labels)
     found = probe(recipe, seed=int(cfg["seed"]))
-    recipe = Recipe(recipe.env, recipe.kwargs, wrappers=wrappers, noise=recipe.noise, state_names=found.state_names)
+    recipe = replace(recipe, state_names=found.state_names)
     spec = make_spec(
         name=cfg["source"]["name"],
         frame_size=found.frame_size,
@@ -67,6 +68,7 @@ def collect(cfg: Mapping[str, Any], *, console: Console | None = None) -> Episod
         source={"id": recipe.env, "kwargs": dict(recipe.kwargs)},
         licence=cfg["source"].get("licence") or "unknown",
         root_seed=int(cfg["seed"]),
+        labels=found.labels,
     )
     meter = Meter(f"recording {cfg['source']['name']}", console=console)
     path = place(cfg["out"])

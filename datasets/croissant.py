@@ -72,6 +72,7 @@ _COLUMNS = {  # of a commit record: Croissant type and meaning
 _MEANING = {
     "observation/images/main": "Frames, RGB",
     "observation/latent": "What the world decoded its frames from",
+    "label/segmentation": "Class of each pixel; zarr.json names the classes",
     "observation/state": "Labelled state in physical units",
     "action": "action[t] takes frame[t] to frame[t + 1]",
     "reward": "reward[t] belongs to action[t]",

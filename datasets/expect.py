@@ -29,6 +29,7 @@ def expected_arrays(attributes: Mapping[str, Any], horizon: int) -> list[ArraySp
             root_seed=0,
             generator={},
             latents=latents_of(attributes),
+            labels=labels_of(attributes),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"zarr.json: attribute {error} of the dataset is missing or damaged: restore it from a copy") from error
@@ -48,3 +49,17 @@ def latents_of(attributes: Mapping[str, Any]) -> LatentSpec | None:
     if told["kept"] not in ("beside", "instead"):
         raise ValueError(f"latents.kept={told['kept']!r}")
     return LatentSpec(told["kept"], (int(channels), int(height), int(width)))
+
+
+def labels_of(attributes: Mapping[str, Any]) -> dict[str, tuple[str, ...]] | None:
+    """Return which pictures of labels the dataset holds, and the names of their classes; None where there are none.
+
+    Raises:
+        ValueError: The attributes are damaged.
+    """
+    told = attributes.get("labels")
+    if not told:
+        return None
+    if not isinstance(told, Mapping) or set(told) != {"segmentation"}:
+        raise ValueError(f"labels={told!r}")
+    return {"segmentation": tuple(map(str, told["segmentation"]))}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,18 +28,19 @@ from worldsim.datasets.storage import Root, write_bytes
 
 FORMAT = "worldsim-episodes"
 VERSION = "1.1"
-"""Newest version that this release knows; 1.1 adds latents. A dataset names the oldest one that has all that it holds."""
+"""Newest version that this release knows; 1.1 adds latents and segmentation. A dataset names the oldest one that has all that it holds."""
 PART_SLOTS = 256
 CHUNK_FRAMES = 8
 FRAMES = "observation/images/main"
 LATENTS = "observation/latent"
+SEGMENTATION = "label/segmentation"
 STATE = "observation/state"
 ACTION = "action"
 REWARD = "reward"
 TERMINATED = "terminated"
 TRUNCATED = "truncated"
-ARRAYS = (FRAMES, LATENTS, STATE, ACTION, REWARD, TERMINATED, TRUNCATED)
-EVERY_FRAME = (FRAMES, LATENTS, STATE)
+ARRAYS = (FRAMES, LATENTS, SEGMENTATION, STATE, ACTION, REWARD, TERMINATED, TRUNCATED)
+EVERY_FRAME = (FRAMES, LATENTS, SEGMENTATION, STATE)
 """Arrays with T + 1 entries an episode; the others have T."""
 _NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 P = TypeVar("P", Path, StorePath, Root)
@@ -75,6 +76,8 @@ class DatasetSpec:
         root_seed: Seed that all episode seeds come from.
         generator: Versions of what wrote the data.
         latents: The latents that episodes hold; None where there are none.
+        labels: The pictures of what frames show that episodes hold: names of the classes 0, 1, ... by name of the picture, which is
+            ``segmentation``; None where there are none.
     """
 
     name: str
@@ -89,11 +92,12 @@ class DatasetSpec:
     root_seed: int
     generator: Mapping[str, Any]
     latents: LatentSpec | None = None
+    labels: Mapping[str, Sequence[str]] | None = None
 
     @property
     def version(self) -> str:
         """The oldest version of the format that has all that the dataset holds."""
-        return "1.0" if self.latents is None else "1.1"
+        return "1.0" if self.latents is None and not self.labels else "1.1"
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ def arrays_of(spec: DatasetSpec, horizon: int) -> list[ArraySpec]:
         arrays.insert(0, ArraySpec(FRAMES, "uint8", (horizon + 1, height, width, 3), CHUNK_FRAMES, padded))
     if spec.latents is not None:
         arrays.append(ArraySpec(LATENTS, "float16", (horizon + 1, *spec.latents.shape), CHUNK_FRAMES, padded))
+    if spec.labels:
+        arrays.append(ArraySpec(SEGMENTATION, "uint8", (horizon + 1, height, width), CHUNK_FRAMES, padded))
     if spec.state_names:
         arrays.append(ArraySpec(STATE, "float32", (horizon + 1, len(spec.state_names)), padded, None))
     return arrays

@@ -23,7 +23,7 @@ from worldsim.datasets.seal import seal
 from worldsim.datasets.storage import LARGE, Root, building, copy, each, place, sizes
 from worldsim.datasets.writer import read_plan, write_error
 
-_SAME = ("frame_size", "fps", "action_space", "action_size", "action_dtype", "state_names", "licence", "latents")
+_SAME = ("frame_size", "fps", "action_space", "action_size", "action_dtype", "state_names", "licence", "latents", "labels")
 
 
 @dataclass(frozen=True)

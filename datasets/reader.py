@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from zarr.buffer.cpu import Buffer
 from zarr.storage import MemoryStore
 
+from worldsim.datasets.expect import labels_of
 from worldsim.datasets.layout import (
     ACTION,
     ARRAYS,
@@ -24,6 +25,7 @@ from worldsim.datasets.layout import (
     FRAMES,
     LATENTS,
     REWARD,
+    SEGMENTATION,
     STATE,
     TERMINATED,
     TRUNCATED,
@@ -123,6 +125,7 @@ class EpisodeReader:
             conditioning=Conditioning.from_json(record["conditioning"]),
             params=record["params"],
             latents=read.get(LATENTS),
+            labels={"segmentation": read[SEGMENTATION]} if SEGMENTATION in read else {},
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -355,4 +358,5 @@ def _info(attributes: Mapping[str, Any], content: str) -> StoreInfo:
         source=attributes["source"],
         fingerprint=content,
         licence=attributes["licence"],
+        labels=labels_of(attributes) or {},
     )

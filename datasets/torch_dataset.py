@@ -14,8 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from worldsim.datasets.expect import latents_of
-from worldsim.datasets.layout import ACTION, CHUNK_FRAMES, EVERY_FRAME, FRAMES, LATENTS, REWARD, STATE, TERMINATED, TRUNCATED, DatasetError
+from worldsim.datasets.expect import labels_of, latents_of
+from worldsim.datasets.layout import (
+    ACTION,
+    CHUNK_FRAMES,
+    EVERY_FRAME,
+    FRAMES,
+    LATENTS,
+    REWARD,
+    SEGMENTATION,
+    STATE,
+    TERMINATED,
+    TRUNCATED,
+    DatasetError,
+)
 from worldsim.datasets.objects import StorePath
 from worldsim.datasets.reader import EpisodeReader
 from worldsim.datasets.storage import Root, each
@@ -28,6 +40,7 @@ STREAMS: Mapping[str, str] = {
     "truncated": TRUNCATED,
     "state": STATE,
     "latents": LATENTS,
+    "segmentation": SEGMENTATION,
 }
 """Names of the streams, and of their arrays on disk."""
 
@@ -37,7 +50,7 @@ class EpisodeDataset(Dataset[dict[str, Tensor]]):
 
     ``frames`` ``(T + 1, 3, H, W)`` uint8 in 0..255; ``actions`` ``(T, A)`` float32 or int64; ``rewards`` ``(T,)`` float32;
     ``terminated``, ``truncated`` ``(T,)`` bool; ``state`` ``(T + 1, S)`` float32; ``latents``
-    ``(T + 1, C, h, w)`` float16; and ``episode``, its index in the reader, int64.
+    ``(T + 1, C, h, w)`` float16; ``segmentation`` ``(T + 1, H, W)`` uint8; and ``episode``, its index in the reader, int64.
     ``actions[t]`` takes ``frames[t]`` to ``frames[t + 1]``.
 
     Args:
@@ -72,7 +85,8 @@ class EpisodeDataset(Dataset[dict[str, Tensor]]):
 class ClipDataset(Dataset[dict[str, Tensor]]):
     """One item is one clip of ``frames`` frames, ``stride`` steps apart; there are as many items as places where one fits.
 
-    ``frames`` ``(F, 3, H, W)`` uint8 in 0..255; ``latents`` ``(F, C, h, w)`` float16; ``state`` ``(F, S)`` float32;
+    ``frames`` ``(F, 3, H, W)`` uint8 in 0..255; ``latents`` ``(F, C, h, w)`` float16; ``segmentation`` ``(F, H, W)`` uint8;
+    ``state`` ``(F, S)`` float32;
     ``actions`` ``(K, A)`` float32 or int64, ``rewards``
     ``(K,)`` float32, ``terminated`` and ``truncated`` ``(K,)`` bool, all the K = (F - 1) * stride steps between the first frame and
     the last; ``episode`` and ``start``, the place in the reader, int64. ``actions[k * stride : (k + 1) * stride]`` take
@@ -187,6 +201,7 @@ def _streams(reader: EpisodeReader, streams: Sequence[str] | None) -> tuple[str,
         "frames": latents is not None and latents.kept == "instead",
         "state": not reader.info.state_names,
         "latents": latents is None,
+        "segmentation": labels_of(reader.attributes) is None,
     }
     there = tuple(name for name in STREAMS if not absent.get(name, False))
     wrong = [name for name in streams or () if name not in there]

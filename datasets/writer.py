@@ -21,6 +21,7 @@ from worldsim.datasets.layout import (
     FRAMES,
     LATENTS,
     REWARD,
+    SEGMENTATION,
     STATE,
     TERMINATED,
     TRUNCATED,
@@ -66,6 +67,7 @@ def make_spec(
     licence: str = "unknown",
     root_seed: int = 0,
     latents: LatentSpec | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
 ) -> DatasetSpec:
     """Describe a dataset by its Gymnasium action space; see ``DatasetSpec`` for the fields."""
     return DatasetSpec(
@@ -81,6 +83,7 @@ def make_spec(
         root_seed=root_seed,
         generator=provenance(),
         latents=latents,
+        labels={name: list(classes) for name, classes in labels.items()} if labels else None,
     )
 
 
@@ -267,6 +270,8 @@ def episode_arrays(episode: Episode) -> dict[str, NDArray[Any]]:
         arrays = {FRAMES: episode.frames, **arrays}
     if episode.latents is not None:
         arrays[LATENTS] = episode.latents
+    if "segmentation" in episode.labels:
+        arrays[SEGMENTATION] = episode.labels["segmentation"]
     return {**arrays, STATE: episode.state} if episode.state.shape[1] else arrays
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.datasets.layout import ACTION, FRAMES, LATENTS, REWARD, STATE, TERMINATED, TRUNCATED, DatasetError
+from worldsim.datasets.layout import ACTION, FRAMES, LATENTS, REWARD, SEGMENTATION, STATE, TERMINATED, TRUNCATED, DatasetError
 from worldsim.datasets.optional import need
 from worldsim.datasets.reader import EpisodeReader
 from worldsim.datasets.storage import Root
@@ -15,6 +15,7 @@ from worldsim.datasets.storage import Root
 _ARRAYS = {
     "frames": (FRAMES, ("frame", "height", "width", "channel")),
     "latents": (LATENTS, ("frame", "latent_channel", "latent_height", "latent_width")),
+    "segmentation": (SEGMENTATION, ("frame", "height", "width")),
     "state": (STATE, ("frame", "label")),
     "action": (ACTION, ("step", "number")),
     "reward": (REWARD, ("step",)),
@@ -35,7 +36,8 @@ def open_xarray(path: Root | str) -> Any:
 
     Returns:
         An ``xarray.Dataset``: ``frames`` ``(frame, height, width, channel)`` uint8, ``state`` ``(frame, label)`` where there is one,
-        ``latents`` ``(frame, latent_channel, latent_height, latent_width)`` likewise, ``action`` ``(step, number)``,
+        ``latents`` ``(frame, latent_channel, latent_height, latent_width)`` and ``segmentation`` ``(frame, height, width)`` uint8
+        likewise, ``action`` ``(step, number)``,
         ``reward``, ``terminated`` and ``truncated`` ``(step,)``; attributes ``fps``, ``name`` and
         ``fingerprint``.
 
