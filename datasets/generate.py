@@ -16,13 +16,13 @@ from worldsim.datasets.lock import job_lock
 from worldsim.datasets.plan import Plan
 from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import EpisodeReader
+from worldsim.datasets.rehearsal import rehearse, with_state, with_streams
 from worldsim.datasets.scenarios import plan_scenarios
 from worldsim.datasets.storage import place
 from worldsim.datasets.work import Recipe, build_policy
 from worldsim.datasets.writer import create_dataset, make_spec, write_error
 from worldsim.rollout import LATENTS
 from worldsim.scenario import check_world, read_scenarios, script
-from worldsim.scenario.events import EditFrames
 
 
 def main(cfg: DictConfig) -> None:
@@ -102,11 +102,13 @@ def prepare(cfg: Mapping[str, Any], console: Console) -> tuple[DatasetSpec, Plan
     latents = str((cfg.get("record") or {}).get("latents") or "none")
     if latents not in LATENTS:
         raise DatasetError(f"record.latents={latents} must be one of {', '.join(LATENTS)}")
-    noise = cfg.get("action_noise") or {}
-    recipe = Recipe(cfg["env"], _world_keywords(cfg), rows=rows, batched=True, noise=noise, latents=latents)
+    noise, labels = cfg.get("action_noise") or {}, bool((cfg.get("record") or {}).get("labels"))
+    recipe = Recipe(cfg["env"], _world_keywords(cfg), rows=rows, batched=True, noise=noise, latents=latents, labels=labels)
+    recipe = with_streams(recipe, scenarios)
     found = probe(recipe, seed=plan.jobs[0].seed, options={"rows": [dict(plan.jobs[0].options)]} if plan.jobs[0].options else None)
     check_world(scenarios, fps=found.fps, state_names=found.state_names, world=f"world {cfg['world']}")
-    recipe = replace(recipe, state_names=found.state_names, checkpoint=found.checkpoint)
+    recipe = with_state(replace(recipe, state_names=found.state_names, checkpoint=found.checkpoint), scenarios)
+    rehearse(plan, recipe)
     if latents == "instead":
         _check_blind(plan, recipe, found)
     spec = make_spec(
@@ -114,11 +116,12 @@ def prepare(cfg: Mapping[str, Any], console: Console) -> tuple[DatasetSpec, Plan
         frame_size=found.frame_size,
         fps=found.fps,
         action_space=found.action_space,
-        state_names=found.state_names,
+        state_names=found.state_names if recipe.stored is None else recipe.stored,
         source={"id": recipe.env, "kwargs": {"world": cfg["world"]}, "checkpoint": found.checkpoint},
         licence=cfg.get("licence") or "unknown",
         root_seed=int(cfg["seed"]),
         latents=found.latents,
+        labels=found.labels,
     )
     return spec, plan, recipe
 
@@ -138,8 +141,6 @@ def _check_blind(plan: Plan, recipe: Recipe, found: Probe) -> None:
         except Exception as error:
             what = f"scenario {name!r}: its policy cannot act without frames ({type(error).__name__}: {error})"
             raise DatasetError(f"{what}, and record.latents=instead makes none: use record.latents=beside") from error
-        if any(isinstance(effect, EditFrames) for event in told.events for effect in event.do):
-            raise DatasetError(f"scenario {name!r} edits frames, and record.latents=instead makes none: use record.latents=beside")
 
 
 def _world_keywords(cfg: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from worldsim.engine import World, open_world
 from worldsim.envs.snapshot import WorldSnapshot, generator_from
 from worldsim.envs.start import Start, Starts
 from worldsim.episode import Conditioning
+from worldsim.labeller import SEGMENTATION
 from worldsim.simulator import State
 from worldsim.tokenizer import to_model, to_uint8
 from worldsim.uncertainty import NAME as UNCERTAINTY
@@ -68,7 +69,8 @@ class Rows:
         context: See ``Starts``.
         conditioning: See ``Starts``.
         observation: ``frame`` or ``latent``.
-        latents: Whether ``latents`` are kept beside frames.
+        latents: Whether ``beside`` gives latents.
+        labels: Whether ``beside`` gives what each pixel shows.
         precision: ``fp32``, or ``bf16`` for networks that are faster where the processor has it, and a little less exact.
         compile: Compile the dynamics: up to a minute at the first step, then the same but for rounding; measure whether it pays.
 
@@ -89,6 +91,7 @@ class Rows:
         observation: str = "frame",
         guidance: float | None = None,
         latents: bool = False,
+        labels: bool = False,
         precision: str = "fp32",
         compile: bool = False,
     ) -> None:
@@ -108,8 +111,13 @@ class Rows:
         self.space = _space(model, latent=self.latent)
         self.state: State | None = None
         self.observations = torch.zeros((count, *self.space.shape), dtype=torch.float32 if self.latent else torch.uint8, device=self.device)
-        self.latents = torch.zeros((count, *model.tokenizer.latent_shape), device=self.device) if latents else None
-        """Latents ``(B, C, h, w)`` float32 of the newest frames, where they were asked for."""
+        if labels and model.labeller is None:
+            raise ValueError(
+                f"world {self.spec.name!r} does not tell what pixels show: leave labels=True out, or teach it with 'worldsim train labels'"
+            )
+        self.tells_latents, self.classes = latents, tuple(model.labeller.classes) if labels else ()
+        self.latents = torch.zeros((count, *model.tokenizer.latent_shape), device=self.device) if latents or labels else None
+        """Latents ``(B, C, h, w)`` float32 of the newest frames, where they or labels were asked for."""
         self.unsure = model.uncertainty is not None
         self.state_names = (*self.spec.state_names, *([UNCERTAINTY] if self.unsure else []))
         """Names of the labelled state, S: the source's, and ``uncertainty`` (0..1) of a world that foretells its errors."""
@@ -130,7 +138,22 @@ class Rows:
     def metadata(self) -> dict[str, Any]:
         """Return what an environment's ``metadata`` says of the world."""
         checkpoint = {"name": self.spec.name, "sha256": self.fingerprint}
-        return {"render_modes": ["rgb_array", "human"], "render_fps": self.fps, "checkpoint": checkpoint}
+        labels = {"labels": {SEGMENTATION: self.classes}} if self.classes else {}
+        return {"render_modes": ["rgb_array", "human"], "render_fps": self.fps, "checkpoint": checkpoint, **labels}
+
+    @torch.no_grad()
+    def beside(self) -> dict[str, NDArray[Any]]:
+        """Return what infos hold beside the newest frames, where it was asked for.
+
+        Returns:
+            ``latent`` ``(B, C, h, w)`` float32, and ``segmentation`` ``(B, H, W)`` uint8, the class of each pixel.
+        """
+        told: dict[str, NDArray[Any]] = {}
+        if self.latents is not None and self.tells_latents:
+            told["latent"] = to_host(self.latents)
+        if self.latents is not None and self.classes:
+            told[SEGMENTATION] = to_host(self.model.labeller.classify(self.latents.to(self.model.dtype)))
+        return told
 
     def frames(self) -> Tensor:
         """Return the newest frames ``(B, H, W, 3)`` uint8; latents are decoded for it."""

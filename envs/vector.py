@@ -50,6 +50,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         observation: ``frame`` for ``(H, W, 3)`` uint8, or ``latent`` for ``(C, h, w)`` float32, which costs no decoding.
         latents: Whether infos hold, beside the frame of each row, its ``"latent"`` ``(C, h, w)`` float32: what the world made and the
             frame was decoded from; at a start, the frame encoded.
+        labels: Whether infos hold the ``"segmentation"`` ``(H, W)`` uint8 of each row, what each pixel shows; see ``WorldSimEnv``.
         precision: ``fp32``, or ``bf16`` for networks that are faster where the processor has it, and a little less exact.
         compile: Compile the dynamics: up to a minute at the first step, then the same but for rounding; measure whether it pays.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
@@ -75,6 +76,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         conditioning: Mapping[str, Any] | None = None,
         observation: str = "frame",
         latents: bool = False,
+        labels: bool = False,
         precision: str = "fp32",
         compile: bool = False,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
@@ -93,6 +95,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
             conditioning=conditioning,
             observation=observation,
             latents=latents,
+            labels=labels,
             precision=precision,
             compile=compile,
         )
@@ -128,7 +131,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         for row, info in self.batch.reset(seed, options).items():
             infos = self._add_info(infos, info, row)
         self._show()
-        return to_host(self.rows.observations), infos | self._latents()
+        return to_host(self.rows.observations), infos | self._beside()
 
     def step(self, actions: Actions) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Move every row one frame on.
@@ -218,13 +221,12 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
                 infos = self._add_info(infos, {"truncation_reason": self.batch.info(taken, row)["truncation_reason"]}, row)
         for row, info in taken.started.items():
             infos = self._add_info(infos, info, row)
-        return infos | self._latents()
+        return infos | self._beside()
 
-    def _latents(self) -> dict[str, Any]:
-        """Return the part of infos that holds the latents of all rows."""
-        if self.rows.latents is None:
-            return {}
-        return {"latent": to_host(self.rows.latents), "_latent": np.ones(self.num_envs, np.bool_)}
+    def _beside(self) -> dict[str, Any]:
+        """Return the part of infos that holds latents and labels of all rows."""
+        told = self.rows.beside()
+        return {**told, **{f"_{name}": np.ones(self.num_envs, np.bool_) for name in told}}
 
     def _show(self) -> None:
         if self._window is not None:

@@ -48,6 +48,8 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         conditioning: What the world is told unless a reset says otherwise; None leaves the context's own.
         observation: ``frame`` or ``latent``; latents cost no decoding, and ``render`` still shows frames.
         latents: Whether ``info["latent"]`` holds, beside the frame, what it was decoded from; at a start, the frame encoded.
+        labels: Whether ``info["segmentation"]`` holds what each pixel shows, ``(H, W)`` uint8: numbers of the classes that
+            ``metadata["labels"]["segmentation"]`` names. The world tells it from latents; not every world was taught to.
         precision: ``fp32``, or ``bf16`` for networks that are faster where the processor has it, and a little less exact.
         compile: Compile the dynamics: up to a minute at the first step, then the same but for rounding; measure whether it pays.
 
@@ -70,6 +72,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         conditioning: Mapping[str, Any] | None = None,
         observation: str = "frame",
         latents: bool = False,
+        labels: bool = False,
         precision: str = "fp32",
         compile: bool = False,
     ) -> None:
@@ -82,6 +85,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
             "conditioning": conditioning,
             "observation": observation,
             "latents": latents,
+            "labels": labels,
             "precision": precision,
             "compile": compile,
         }
@@ -112,7 +116,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         super().reset(seed=seed)
         (info,) = self.rows.reset([0], [self.np_random], [options])
         self._show()
-        return to_host(self.rows.observations[0]), info | self._latents()
+        return to_host(self.rows.observations[0]), info | self._beside()
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Move one frame on.
@@ -126,7 +130,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         row = action_row(self.action_space, action)
         out = self.rows.step(torch.from_numpy(self._features(row[None])))
         self._show()
-        info: dict[str, Any] = {"state": self.rows.labelled(out.labels, [0])[0], **self._latents()}
+        info: dict[str, Any] = {"state": self.rows.labelled(out.labels, [0])[0], **self._beside()}
         if not out.finite[0]:
             info["truncation_reason"] = NOT_FINITE
         return to_host(out.observations[0]), float(out.rewards.item()), bool(out.terminated[0]), bool(out.truncated[0]), info
@@ -186,8 +190,8 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         names = {int(value): str(name).upper() for name, value in self.world_spec.keys.items()}
         return [names.get(number, f"ACTION {number}") for number in range(int(space.start), int(space.start + space.n))]
 
-    def _latents(self) -> dict[str, Any]:
-        return {} if self.rows.latents is None else {"latent": to_host(self.rows.latents[0])}
+    def _beside(self) -> dict[str, Any]:
+        return {name: values[0] for name, values in self.rows.beside().items()}
 
     def _show(self) -> None:
         if self._window is not None:

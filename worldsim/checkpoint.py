@@ -19,7 +19,7 @@ from worldsim.spec import FILE
 SHIPPED = Path(__file__).parent / "worlds"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 COMPONENTS = ("tokenizer", "dynamics", "heads")
-OPTIONAL = ("uncertainty", "starter")
+OPTIONAL = ("uncertainty", "starter", "labels")
 
 M = TypeVar("M", bound=ModelMixin)
 

@@ -36,6 +36,11 @@ class World(Protocol):
         ...
 
     @property
+    def labeller(self) -> Any:
+        """What tells the class of each pixel from latents, or None."""
+        ...
+
+    @property
     def tokenizer(self) -> Any:
         """Frames to latents and back."""
         ...

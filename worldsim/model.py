@@ -13,6 +13,8 @@ from worldsim.contexts import Contexts
 from worldsim.devices import find_device
 from worldsim.dit import VideoDiT
 from worldsim.heads import Heads
+from worldsim.labeller import NAME as LABELS
+from worldsim.labeller import Labeller
 from worldsim.spaces import feature_size
 from worldsim.spec import WorldSpec
 from worldsim.starter import NAME as STARTER
@@ -37,6 +39,7 @@ class WorldModel(nn.Module):
         contexts: Clips that rollouts start from.
         uncertainty: Foretells the error of made frames; None for a world that was not taught to.
         starter: Makes first frames from conditioning alone, see ``worldsim.starter``; None for a world that was not taught to.
+        labeller: Tells what each pixel shows, see ``worldsim.labeller``; None for a world that was not taught to.
         fingerprint: sha256 over the files it was loaded from; empty for one that was not.
     """
 
@@ -50,11 +53,12 @@ class WorldModel(nn.Module):
         *,
         uncertainty: ErrorHead | None = None,
         starter: VideoDiT | None = None,
+        labeller: Labeller | None = None,
         fingerprint: str = "",
     ) -> None:
         super().__init__()
         self.tokenizer, self.dynamics, self.heads, self.uncertainty = tokenizer, dynamics, heads, uncertainty
-        self.starter = starter
+        self.starter, self.labeller = starter, labeller
         self.spec, self.contexts, self.fingerprint = spec, contexts, fingerprint
 
     @staticmethod
@@ -109,6 +113,8 @@ class WorldModel(nn.Module):
             save_component(self.uncertainty, folder / NAME)
         if self.starter is not None:
             save_component(self.starter, folder / STARTER)
+        if self.labeller is not None:
+            save_component(self.labeller, folder / LABELS)
         self.contexts.save(folder)
         self.spec.save(folder)
 
@@ -132,8 +138,17 @@ def _load(folder: Path, fingerprint: str) -> WorldModel:
     )
     uncertainty = load_component(ErrorHead, folder / NAME) if (folder / NAME).is_dir() else None
     starter = load_component(VideoDiT, folder / STARTER) if (folder / STARTER).is_dir() else None
-    _check_fit(folder, spec, *parts, uncertainty, starter)
-    return WorldModel(*parts, spec, Contexts.load(folder), uncertainty=uncertainty, starter=starter, fingerprint=fingerprint)
+    labeller = load_component(Labeller, folder / LABELS) if (folder / LABELS).is_dir() else None
+    _check_fit(folder, spec, *parts, uncertainty, starter, labeller)
+    return WorldModel(
+        *parts,
+        spec,
+        Contexts.load(folder),
+        uncertainty=uncertainty,
+        starter=starter,
+        labeller=labeller,
+        fingerprint=fingerprint,
+    )
 
 
 def _check_fit(
@@ -144,6 +159,7 @@ def _check_fit(
     heads: Heads,
     uncertainty: ErrorHead | None,
     starter: VideoDiT | None,
+    labeller: Labeller | None,
 ) -> None:
     """Refuse parts that do not belong together.
 
@@ -170,6 +186,10 @@ def _check_fit(
         first: Any = starter.config
         pairs.append(("latent shape of starter and its frames", tuple(first.latent_shape), starter_shape(tokenizer.latent_shape)))
         pairs.append(("conditioning features of starter and world.json", first.condition_features, spec.vocabulary.size))
+    if labeller is not None:
+        seen: Any = labeller.config
+        sizes = tuple(seen.latent_shape), tuple(seen.frame_size)
+        pairs.append(("latent shape and frame size of labels and tokenizer", sizes, (tuple(tokenizer.latent_shape), tuple(own.frame_size))))
     for what, one, other in pairs:
         if one != other:
             raise ValueError(

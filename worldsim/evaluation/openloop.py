@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from worldsim.contexts import Context
 from worldsim.episode import Episode
+from worldsim.labeller import SEGMENTATION
 from worldsim.simulator import Simulator
 from worldsim.types import EpisodeStore
 
@@ -27,6 +29,7 @@ class Segment:
         rewards: ``(T,)``.
         state: ``(T, S)``.
         seed: For the rollout's noise.
+        segmentation: ``(1 + T, H, W)`` true class of each pixel, of the last context frame and of ``frames``; None where there is none.
     """
 
     context: Context
@@ -35,6 +38,7 @@ class Segment:
     rewards: NDArray[np.float32]
     state: NDArray[np.float32]
     seed: int
+    segmentation: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class Rollouts:
         rewards: ``(N, T)``.
         state: ``(N, T, S)``.
         uncertainty: ``(N, T)`` in 0..1, NaN where the world does not tell it.
+        segmentation: ``(N, T, H, W)`` class of each pixel as the world tells it; empty where it does not, or the truth is not known.
     """
 
     frames: NDArray[np.uint8]
     rewards: NDArray[np.float32]
     state: NDArray[np.float32]
     uncertainty: NDArray[np.float32]
+    segmentation: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 0, 0), np.uint8))
 
 
 def cut_segments(
@@ -85,6 +91,7 @@ def _segment(episode: Episode, start: int, context: int, horizon: int, *, seed: 
         rewards=episode.rewards[now : now + horizon],
         state=episode.state[now + 1 : now + 1 + horizon],
         seed=seed,
+        segmentation=episode.labels[SEGMENTATION][now : now + 1 + horizon] if SEGMENTATION in episode.labels else None,
     )
 
 
@@ -97,19 +104,24 @@ def other_actions(segments: Sequence[Segment]) -> list[Segment]:
 def imagine(simulator: Simulator, segments: Sequence[Segment], *, batch: int = 16) -> Rollouts:
     """Roll the segments out in the learned world."""
     parts = [_imagine_batch(simulator, segments[i : i + batch]) for i in range(0, len(segments), batch)]
-    return Rollouts(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rollouts)))
+    return Rollouts(*(np.concatenate([getattr(part, own.name) for part in parts]) for own in fields(Rollouts)))
 
 
 def _imagine_batch(simulator: Simulator, segments: Sequence[Segment]) -> Rollouts:
     state = simulator.start([segment.context for segment in segments], [segment.seed for segment in segments])
-    frames, rewards, labels, unsure = [], [], [], []
+    frames, rewards, labels, unsure, pictures = [], [], [], [], []
+    labeller = simulator.world.labeller if segments[0].segmentation is not None else None
     for t in range(len(segments[0].actions)):
         state, step = simulator.step(state, np.stack([segment.actions[t] for segment in segments]))
         frames.append(step.frames)
         rewards.append(step.reward)
         labels.append(step.state)
         unsure.append(step.uncertainty)
-    return Rollouts(np.stack(frames, 1), np.stack(rewards, 1), np.stack(labels, 1), np.stack(unsure, 1))
+        if labeller is not None:
+            with torch.inference_mode():
+                pictures.append(labeller.classify(step.latents.to(simulator.dtype)).cpu().numpy())
+    seen = np.stack(pictures, 1) if pictures else np.zeros((len(segments), len(frames), 0, 0), np.uint8)
+    return Rollouts(np.stack(frames, 1), np.stack(rewards, 1), np.stack(labels, 1), np.stack(unsure, 1), seen)
 
 
 def real(segments: Sequence[Segment]) -> NDArray[np.uint8]:

@@ -49,6 +49,8 @@ def figures(report: Mapping[str, Any]) -> list[str]:
     parts = [_open_loop(report["open_loop"]), _reward(report["reward"]), _endings(report["endings"])]
     if "uncertainty" in report:
         parts.append(_uncertainty(report["uncertainty"]))
+    if "labels" in report:
+        parts.append(_labels(report["labels"]))
     return [*parts, _state(report["state"])] if "state" in report else parts
 
 
@@ -103,6 +105,16 @@ def _uncertainty(part: Mapping[str, Any]) -> str:
     return "## Uncertainty\n\n" + table(["all frames of the rollouts", "value"], rows)
 
 
+def _labels(part: Mapping[str, Any]) -> str:
+    said = {"tokenizer": "real frames", "world": "**imagined frames**", "copy_last": "truth of the last context frame"}
+    head = ["IoU with the source's segmentation", *(f"step {step}" for step in part["steps"])]
+    rows = [[f"mean, {text}", *(number(x, 3) for x in part[name]["mean"])] for name, text in said.items()]
+    for k, own in enumerate(part["classes"]):
+        if any(each[k] is not None for each in part["world"]["each"]):
+            rows += [[f"`{own}`, {text}", *(number(each[k], 3) for each in part[name]["each"])] for name, text in said.items()]
+    return "## Labels beside pixels\n\n" + table(head, rows)
+
+
 def _state(part: Mapping[str, Any]) -> str:
     said = {"guess": "guess", "probe_real": "probe, real frames", "probe_imagined": "probe, imagined frames", "head": "world's own head"}
     first = next(iter(part["figures"][part["names"][0]].values()))
@@ -140,6 +152,8 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
     }
     if "uncertainty" in report:
         kept["uncertainty"] = dict(report["uncertainty"])
+    if "labels" in report:
+        kept["labels"] = dict(report["labels"])
     if "state" in report:
         kept["state"] = report["state"]["figures"]
     return kept

@@ -14,11 +14,13 @@ from worldsim.checkpoint import resolve
 from worldsim.evaluation.chart import line_chart
 from worldsim.evaluation.endings import endings
 from worldsim.evaluation.figures import Evidence, episode_name, open_loop, reward, state, uncertainty
+from worldsim.evaluation.labels import labels
 from worldsim.evaluation.openloop import Segment, cut_segments, imagine, other_actions, real
 from worldsim.evaluation.pictures import real_above_imagined
 from worldsim.evaluation.probe import Probe, draw_pairs, train_probe
 from worldsim.evaluation.report import model_card, record_quality, to_markdown
 from worldsim.evaluation.speed import machine_facts
+from worldsim.labeller import SEGMENTATION
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
 from worldsim.spec import Sampling
@@ -102,6 +104,7 @@ def evaluate(
         ValueError: World and dataset do not fit each other, or no episode is long enough.
     """
     _check_fit(world, store)
+    _say_of_labels(world, store, say)
     simulator = Simulator(world, sampling=sampling)
     cut = {name: getattr(protocol, name) for name in ("split", "context", "horizon", "per_episode", "seed")}
     segments = cut_segments(store, limit=protocol.segments, **cut)
@@ -122,6 +125,8 @@ def evaluate(
     }
     if world.uncertainty is not None:
         report["uncertainty"] = uncertainty(evidence, float(world.uncertainty.threshold))
+    if evidence.made.segmentation.size:
+        report["labels"] = labels(world, segments, evidence.made)
     if names:
         report["state"] = state(evidence, names, world.spec.state_names, store.info.state_names, probe)
     return report, evidence
@@ -151,6 +156,19 @@ def _check_fit(world: WorldModel, store: EpisodeStore) -> None:
     if info.action_space != spec.action_space:
         way_out = "evaluate it on data of its own source"
         raise ValueError(f"dataset {info.name!r} has actions {info.action_space}, world {spec.name!r} takes {spec.action_space}: {way_out}")
+
+
+def _say_of_labels(world: WorldModel, store: EpisodeStore, say: Callable[[str], None]) -> None:
+    """Say so where a dataset holds a segmentation that the world cannot tell.
+
+    Raises:
+        ValueError: Its classes are others than the world's.
+    """
+    there = store.info.labels.get(SEGMENTATION)
+    if there and world.labeller is None:
+        say(f"segmentation is left out: world {world.spec.name!r} tells none; teach it with 'worldsim train labels'")
+    elif there and world.labeller is not None and tuple(there) != (mine := tuple(world.labeller.classes)):
+        raise ValueError(f"dataset {store.info.name!r} tells pixels apart by {tuple(there)}, world {world.spec.name!r} by {mine}")
 
 
 def _describe_world(world: WorldModel, sampling: Sampling) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class OasisWorld(nn.Module):
     def __init__(self, dit: OasisDiT, vae: OasisVAE, spec: WorldSpec | None = None, *, fingerprint: str = "") -> None:
         super().__init__()
         self.dit, self.vae, self.fingerprint, self.uncertainty = dit, vae, fingerprint, None
-        self.starter = None
+        self.starter = self.labeller = None
         self.spec, self.contexts = spec or describe(vae.frame_size), Contexts(())
 
     @property
