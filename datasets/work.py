@@ -47,6 +47,7 @@ class Recipe:
         checkpoint: What the world says of its weights (name, sha256); no other world may run by the recipe. Empty for a simulator.
         latents: One of ``worldsim.rollout.LATENTS``: whether a world's latents are recorded, beside its frames or instead of them.
         labels: Whether pictures of labels are recorded, those that the environment's ``metadata["labels"]`` names.
+        stored: The part of ``state_names`` that episodes hold; None for all. Policies and expressions read all of it.
     """
 
     env: str
@@ -59,11 +60,12 @@ class Recipe:
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     latents: str = "none"
     labels: bool = False
+    stored: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Describe the recipe in JSON types; without latents or labels it is what it was before there were any."""
         told = {**dataclasses.asdict(self), "wrappers": list(self.wrappers), "state_names": list(self.state_names)}
-        return {key: value for key, value in told.items() if (key, value) not in (("latents", "none"), ("labels", False))}
+        return {key: value for key, value in told.items() if (key, value) not in (("latents", "none"), ("labels", False), ("stored", None))}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Recipe:
@@ -73,7 +75,8 @@ class Recipe:
             ValueError: It is none.
         """
         try:
-            return Recipe(**{**data, "wrappers": tuple(data["wrappers"]), "state_names": tuple(data["state_names"])})
+            stored = {"stored": tuple(data["stored"])} if data.get("stored") is not None else {}
+            return Recipe(**{**data, "wrappers": tuple(data["wrappers"]), "state_names": tuple(data["state_names"]), **stored})
         except (KeyError, TypeError) as error:
             raise DatasetError(f"the plan's recipe cannot be read ({error}): was it made by a newer release?") from error
 
@@ -257,7 +260,11 @@ class Worker:
             self.env, director, jobs, state_names=names, latents=latents, labels=labels, on_step=self.on_step, watcher=director
         )
         noted = [dataclasses.replace(one, params={**one.params, **director.notes(row)}) for row, one in enumerate(episodes)]
-        return [judge(one, told, state_names=names, fps=fps) for one, told in zip(noted, scripts, strict=True)]
+        judged = [judge(one, told, state_names=names, fps=fps) for one, told in zip(noted, scripts, strict=True)]
+        if self.recipe.stored is None:
+            return judged
+        columns = [names.index(name) for name in self.recipe.stored]
+        return [dataclasses.replace(one, state=one.state[:, columns]) for one in judged]
 
     def _policy(self, jobs: Sequence[EpisodeJob]) -> RowPolicies:
         drivers = [driver_of(self.writer.plan.scenarios[job.scenario]) for job in jobs]

@@ -173,9 +173,9 @@ class Director:
             for b in self._eventful:
                 told = row_info(moment.infos, b).get("conditioning")
                 self._rows[b].told = Conditioning.from_json(told) if told else self._rows[b].script.conditioning or Conditioning()
-        changed = self._ask_events(moment)
+        retold = self._ask_events(moment)
         moment = self._cut(env, moment)
-        self._tell(env, changed)
+        self._tell(env, retold)
         moment = self._film(moment)
         stopped = np.array([row.stop is not None for row in self._rows]) & moment.live
         if moment.step == 0 or not stopped.any():
@@ -196,7 +196,7 @@ class Director:
 
     def _ask_events(self, moment: Moment) -> list[int]:
         """Ask every event, and return the rows whose world is told something else."""
-        changed = []
+        retold = []
         state = {name: values.tolist() for name, values in moment.state.items()}
         rewards = None if moment.rewards is None else moment.rewards.tolist()
         for b in self._eventful:
@@ -212,8 +212,8 @@ class Director:
                 if trigger.fires(moment.step, values):
                     self._fire(b, number)
             if len(row.changes) > before:
-                changed.append(b)
-        return changed
+                retold.append(b)
+        return retold
 
     def _fire(self, b: int, number: int) -> None:
         row = self._rows[b]
@@ -262,13 +262,13 @@ class Director:
             assert row.cut is not None
             options[b] = dict(self._start_options(row.cut, seeds[b]))
             if row.script.conditioning is not None or (row.changes and isinstance(row.cut, GeneratedStart)):
-                options[b]["conditioning"] = _merged(row.script.conditioning or Conditioning(), row.changes).to_json()
+                options[b]["conditioning"] = changed(row.script.conditioning or Conditioning(), row.changes).to_json()
         frames, infos = reset(env, seeds=seeds, options={"reset_mask": mask, "rows": options})
         for b in np.flatnonzero(mask).tolist():
             row, row.cut = self._rows[b], None
             row.notes.setdefault("cuts", []).append(moment.step)
             told = Conditioning.from_json(row_info(infos, b).get("conditioning", {}))
-            before, row.told = row.told, _merged(told, row.changes)
+            before, row.told = row.told, changed(told, row.changes)
             if row.told != told:
                 set_conditioning(env, [b], [row.told])
             if row.told != before:
@@ -278,7 +278,7 @@ class Director:
     def _tell(self, env: VectorEnv[Any, Any, Any], rows: Sequence[int]) -> None:
         for b in rows:
             row = self._rows[b]
-            row.told = _merged(row.told, row.changes)
+            row.told = changed(row.told, row.changes)
             row.note_told(self._step)
         if rows:
             set_conditioning(env, rows, [self._rows[b].told for b in rows])
@@ -351,7 +351,8 @@ def _needed(script: Script) -> set[str]:
     return {script.policy} | {effect.policy for event in script.events for effect in event.do if isinstance(effect, Switch)}
 
 
-def _merged(told: Conditioning, changes: Sequence[Told]) -> Conditioning:
+def changed(told: Conditioning, changes: Sequence[Told]) -> Conditioning:
+    """Return what the world is told after ``changes``; their parts that are None change nothing."""
     for change in changes:
         told = Conditioning(
             told.tags if change.tags is None else tuple(change.tags),

@@ -14,7 +14,7 @@ from worldsim.targets import suggest
 Body = Mapping[str, Any]
 
 
-UNSUPPORTED: Sequence[tuple[str, Callable[[Body], bool]]] = (("record: labels", lambda body: "labels" in body["record"]),)
+UNSUPPORTED: Sequence[tuple[str, Callable[[Body], bool]]] = ()
 """Parts of the language that are checked and expanded, but not run: what people call each, and whether a body uses it."""
 
 
