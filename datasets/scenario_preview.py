@@ -22,6 +22,7 @@ from worldsim.datasets.progress import Meter
 from worldsim.datasets.reader import EpisodeReader, read_commits
 from worldsim.scenario import Scenario, ScenarioError, load_scenarios, parse_scenarios
 from worldsim.scenario.expand import branch_events
+from worldsim.scenario.template import Template
 from worldsim.scenario.variants import count_variants, variant_values
 from worldsim.targets import suggest
 
@@ -153,7 +154,8 @@ def note_of(record: Mapping[str, Any], plan: Plan, *, alone: bool = False) -> No
         alone: Whether all episodes are of one scenario, so that its name need not be told where there is more to tell.
     """
     params = record["params"]
-    values = [f"{name}={_short(value)}" for name, value in {**params.get("values", {}), **params.get("draws", {})}.items()]
+    draws = {name: value for name, value in params.get("draws", {}).items() if name != "initial"}
+    values = [f"{name}={_short(value)}" for name, value in {**params.get("values", {}), **draws}.items()]
     if (branch := params.get("branch")) is not None:
         values.append(_branch(plan.scenarios[record["scenario"]]["events"], int(branch)))
     words = values if alone and values else [record["scenario"], *values]
@@ -165,7 +167,9 @@ def note_of(record: Mapping[str, Any], plan: Plan, *, alone: bool = False) -> No
 
 def _marks(params: Mapping[str, Any], scenario: Mapping[str, Any]) -> dict[int, str]:
     """Say by step what the events did."""
-    events = branch_events(scenario["events"], params.get("branch")) if "events" in scenario else []
+    events = branch_events(scenario.get("events") or [], params.get("branch"))
+    values = {**params.get("values", {}), **params.get("draws", {})}
+    events = Template(events).fill({**dict.fromkeys(Template(events).names, "?"), **values})
     marks: dict[int, list[str]] = {}
     for step, number, _ in params.get("happened") or ():
         marks.setdefault(int(step), []).append(_said(events[number]["do"]) or "nothing")
