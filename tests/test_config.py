@@ -75,7 +75,7 @@ def test_a_mapping_that_builds_something_else_takes_the_old_ones_place(write: An
         ("seed=abc", r"seed is 'abc': it must be a whole number, as 0"),
         ("seed=1.5", r"seed is 1.5: it must be a whole number"),
         ("seed=true", r"seed is True: it must be a whole number"),
-        ("source=gim", r"source has no option 'gim': did you mean 'gym'\? Allowed: carracing, gym"),
+        ("source=gim", r"source has no option 'gim': did you mean 'gym'\? Allowed: carracing, carracing_grip, gym"),
         ("source=3", r"source is 3: it must be a group of keys"),
         ("seed=1,2", r"'seed=1,2' gives several values"),
         ("~seed", r"'~seed' would remove a key: set it to null"),

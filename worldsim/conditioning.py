@@ -6,12 +6,13 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from worldsim.episode import Conditioning
+from worldsim.text_encoder import TextEncoding
 
 
 class FourierEmbedding(nn.Module):
@@ -55,16 +56,69 @@ class Vocabulary:
         tags: Tag names, one input each.
         words: Words of the texts, one input each.
         numbers: Name to (mean, standard deviation) in the training data.
+        text: How texts are embedded, in place of words; None for a world that knows words.
     """
 
     tags: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     numbers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    text: TextEncoding | None = None
 
     @property
     def size(self) -> int:
-        """Length of a feature vector: tags, words, then value and presence of each number, then presence of tags and words."""
-        return len(self.tags) + len(self.words) + 2 * len(self.numbers) + 2
+        """Length of a feature vector: tags, words or text, then value and presence of each number, then presence of tags and text."""
+        return len(self.tags) + self._text_size + 2 * len(self.numbers) + 2
+
+    @property
+    def _text_size(self) -> int:
+        return len(self.words) if self.text is None else self.text.size
+
+    def columns(self) -> tuple[str, ...]:
+        """Name each place of a feature vector; two vocabularies that share a name mean the same by it."""
+        words = [f"word {word}" for word in self.words] if self.text is None else [f"text {i}" for i in range(self.text.size)]
+        values, known = ([f"{kind} {name}" for name in self.numbers] for kind in ("value", "known"))
+        return (*(f"tag {tag}" for tag in self.tags), *words, *values, *known, "tags", "text")
+
+    def grown(self, other: Vocabulary) -> Vocabulary:
+        """Return this vocabulary and what ``other`` has besides. Numbers and texts of this one are standardised as ever.
+
+        Raises:
+            ValueError: They tell texts in different ways.
+        """
+        text = self._grown_text(other)
+        return Vocabulary(
+            tags=tuple(sorted({*self.tags, *other.tags})),
+            words=tuple(sorted({*self.words, *other.words})) if text is None else (),
+            numbers=dict(sorted({**other.numbers, **self.numbers}.items())),
+            text=text,
+        )
+
+    def _grown_text(self, other: Vocabulary) -> TextEncoding | None:
+        mine, theirs = self.text, other.text
+        if theirs is not None and (self.words or (mine and (mine.encoder, mine.pooling) != (theirs.encoder, theirs.pooling))):
+            known = "single words" if mine is None else f"the text encoder {mine.encoder!r}, pooling {mine.pooling!r}"
+            raise ValueError(f"text_encoder={theirs.encoder!r} does not fit the world to go on from, which knows {known}: set it to null")
+        return mine or theirs
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it in JSON types; ``text`` only where there is an encoder."""
+        numbers = {name: list(pair) for name, pair in self.numbers.items()}
+        data: dict[str, Any] = {"tags": list(self.tags), "words": list(self.words), "numbers": numbers}
+        return data if self.text is None else {**data, "text": self.text.to_json()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Vocabulary:
+        """Build what ``to_json`` described.
+
+        Raises:
+            KeyError, TypeError: A part is missing, or of another type.
+        """
+        return Vocabulary(
+            tags=tuple(data["tags"]),
+            words=tuple(data["words"]),
+            numbers={key: (value[0], value[1]) for key, value in data["numbers"].items()},
+            text=None if data.get("text") is None else TextEncoding.from_json(data["text"]),
+        )
 
     @staticmethod
     def build(conditionings: Sequence[Conditioning]) -> Vocabulary:
@@ -83,21 +137,27 @@ class Vocabulary:
     def features(self, conditioning: Conditioning) -> Tensor:
         """Encode one conditioning as ``(size,)`` float32.
 
-        Words that the world was not trained with are left out, with a ``UserWarning`` that names them.
+        Words that the world was not trained with are left out, with a ``UserWarning`` that names them; a text encoder knows all words.
 
         Raises:
-            ValueError: It names a tag or number that the world was not trained with.
+            ValueError: It names a tag or number that the world was not trained with, or its text needs an encoder that is not there.
         """
         self._refuse_unknown("tag", conditioning.tags, self.tags)
-        words = self._known_words(conditioning.text)
+        text, told = self._text_features(conditioning.text)
         self._refuse_unknown("number", list(conditioning.numbers), list(self.numbers))
         tags = [float(tag in conditioning.tags) for tag in self.tags]
-        text = [float(word in words) for word in self.words]
         values, known = [], []
         for name, (mean, std) in self.numbers.items():
             known.append(float(name in conditioning.numbers))
             values.append((conditioning.numbers[name] - mean) / std if name in conditioning.numbers else 0.0)
-        return torch.tensor([*tags, *text, *values, *known, float(bool(conditioning.tags)), float(bool(words))])
+        return torch.tensor([*tags, *text, *values, *known, float(bool(conditioning.tags)), float(told)])
+
+    def _text_features(self, text: str) -> tuple[list[float], bool]:
+        """Return the features of a text, and whether it tells anything."""
+        if self.text is None:
+            words = self._known_words(text)
+            return [float(word in words) for word in self.words], bool(words)
+        return (self.text.embed(text).tolist(), True) if text.strip() else ([0.0] * self.text.size, False)
 
     def _known_words(self, text: str) -> list[str]:
         words = split_words(text)
@@ -113,7 +173,7 @@ class Vocabulary:
 
     def drop(self, features: Tensor, generator: torch.Generator, *, rate: float, whole: float = 0.0) -> Tensor:
         """Blank tags, words and each number of rows ``(B, size)`` independently with probability ``rate``, whole rows with ``whole``."""
-        b, t, w, n = features.shape[0], len(self.tags), len(self.words), len(self.numbers)
+        b, t, w, n = features.shape[0], len(self.tags), self._text_size, len(self.numbers)
         keep = (torch.rand(b, 2 + n, generator=generator) >= rate).float()  # (B, 2 + n)
         if whole:
             keep = keep * (torch.rand(b, 1, generator=generator) >= whole)  # (B, 2 + n)
@@ -124,15 +184,42 @@ class Vocabulary:
     def thin(self, features: Tensor, generator: torch.Generator) -> Tensor:
         """Blank each tag, word and number of rows ``(B, size)`` independently, so that any part of a conditioning comes alone.
 
+        The embedding of a text is one part.
         Each row has its own rate, uniform in 0..1.25 and at most 1: a fifth of the rows are told nothing.
         """
-        b, t, w, n = features.shape[0], len(self.tags), len(self.words), len(self.numbers)
+        b, t, w, n = features.shape[0], len(self.tags), self._text_size, len(self.numbers)
+        parts = t + (w if self.text is None else 1)
         rate = torch.rand(b, 1, generator=generator) * 1.25  # (B, 1)
-        keep = (torch.rand(b, t + w + n, generator=generator) >= rate).to(features)  # (B, t + w + n)
-        tags, words = features[:, :t] * keep[:, :t], features[:, t : t + w] * keep[:, t : t + w]
-        numbers = features[:, t + w : t + w + 2 * n] * keep[:, t + w :].repeat(1, 2)  # (B, 2 n)
+        keep = (torch.rand(b, parts + n, generator=generator) >= rate).to(features)  # (B, parts + n)
+        tags, words = features[:, :t] * keep[:, :t], features[:, t : t + w] * keep[:, t:parts]
+        numbers = features[:, t + w : t + w + 2 * n] * keep[:, parts:].repeat(1, 2)  # (B, 2 n)
         present = [part.any(dim=1, keepdim=True).to(features) for part in (tags, words)]  # each (B, 1)
         return torch.cat((tags, words, numbers, *present), dim=1)  # (B, size)
+
+
+def move_columns(weight: Tensor, old: Vocabulary, new: Vocabulary) -> Tensor:
+    """Move the columns of a layer over conditions to their places in a larger vocabulary, where it gives the same for what it knew.
+
+    Args:
+        weight: ``(D, old.size)``.
+        old: The vocabulary that it was trained with.
+        new: The vocabulary it is to read; what ``old`` does not know is ignored at first, its columns are zero.
+
+    Returns:
+        ``(D, new.size)``.
+
+    Raises:
+        ValueError: ``new`` lacks something that ``old`` knows, or standardises it otherwise.
+    """
+    place = {name: i for i, name in enumerate(new.columns())}
+    if lost := [name for name in old.columns() if name not in place]:
+        raise ValueError(f"the world to go on from knows what is unknown here, as {lost[0]!r}: go on with a vocabulary that has it")
+    texts = [] if old.text in (None, new.text) else ["texts"]
+    if other := [name for name, pair in old.numbers.items() if new.numbers[name] != pair] + texts:
+        raise ValueError(f"the world to go on from standardises {', '.join(other)} otherwise: go on with its statistics")
+    moved = weight.new_zeros(len(weight), new.size)  # (D, new.size)
+    moved[:, [place[name] for name in old.columns()]] = weight
+    return moved
 
 
 def split_words(text: str) -> list[str]:

@@ -105,7 +105,7 @@ class WorldSpec:
         """Return JSON types; ``from_json`` undoes it."""
         data: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["action_space"] = space_to_json(self.action_space)
-        data["vocabulary"] = dataclasses.asdict(self.vocabulary)
+        data["vocabulary"] = self.vocabulary.to_json()
         data["sampling"] = self.sampling.to_json()
         data = json.loads(json.dumps(data))
         return {"format": FORMAT, "version": VERSION, **data}
@@ -128,12 +128,7 @@ class WorldSpec:
         fields = {key: value for key, value in data.items() if key in names}
         try:
             fields["action_space"] = space_from_json(fields["action_space"])
-            vocabulary = fields["vocabulary"]
-            fields["vocabulary"] = Vocabulary(
-                tags=tuple(vocabulary["tags"]),
-                words=tuple(vocabulary["words"]),
-                numbers={key: (value[0], value[1]) for key, value in vocabulary["numbers"].items()},
-            )
+            fields["vocabulary"] = Vocabulary.from_json(fields["vocabulary"])
             fields["sampling"] = Sampling(**fields["sampling"])
             for name in ("frame_size", "state_names", "state_mean", "state_std", "reward_range"):
                 fields[name] = tuple(fields[name])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from worldsim import __version__
 from worldsim.checkpoint import load_component
 from worldsim.clips import load_episodes, state_statistics
-from worldsim.conditioning import Vocabulary
+from worldsim.conditioning import Vocabulary, move_columns
 from worldsim.contexts import Context, Contexts
 from worldsim.dit import VideoDiT
+from worldsim.episode import Episode
 from worldsim.evaluation.openloop import cut_segments, imagine, real
 from worldsim.evaluation.pictures import real_above_imagined, rollout_video
 from worldsim.heads import Heads
@@ -23,25 +25,61 @@ from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
 from worldsim.spaces import feature_size
 from worldsim.spec import Sampling, WorldSpec
-from worldsim.targets import instantiate_allowed
+from worldsim.targets import ConfigError, instantiate_allowed
+from worldsim.text_encoder import fit_encoding
 from worldsim.tokenizer import FrameAutoencoder
 from worldsim.training.dynamics_task import DynamicsLoss, DynamicsTask, Objective
 from worldsim.types import EpisodeStore
 
+_CONDITION = "condition_embed.weight"
 
-def start_from(module: ModelMixin, folder: Path, *, what: str) -> None:
+
+def start_from(module: ModelMixin, folder: Path, *, what: str, known: tuple[Vocabulary, Vocabulary] | None = None) -> None:
     """Fill ``module`` with the weights of the trained one in ``folder``.
 
+    Args:
+        module: What is trained on.
+        folder: A component's folder.
+        what: Its name in messages.
+        known: Vocabulary of the trained one, and the same or larger one of ``module``, a ``VideoDiT``.
+
     Raises:
-        ValueError: They are damaged, or of another shape.
+        ValueError: They are damaged, of another shape, or the second vocabulary lacks something of the first.
     """
     trained = load_component(type(module), folder).state_dict()
+    if known is not None and _CONDITION in trained:
+        trained[_CONDITION] = move_columns(trained[_CONDITION], *known)
     shapes = {key: value.shape for key, value in module.state_dict().items()}
     for key, value in trained.items():
         if shapes.get(key) != value.shape:
             misfit = f"{what} {key} has shape {tuple(value.shape)}, here {shapes.get(key)}"
             raise ValueError(f"init={folder} does not fit model: {misfit}; use its settings")
     module.load_state_dict(trained)
+
+
+def build_vocabulary(episodes: Sequence[Episode], text_encoder: Mapping[str, Any] | None, older: WorldSpec | None = None) -> Vocabulary:
+    """Collect what a dataset tells.
+
+    Args:
+        episodes: Those to train on.
+        text_encoder: ``name`` of a text encoder and optionally its ``pooling``; None for a world that knows the words in the data.
+        older: The world to go on from: all that it knows is kept, standardised as it was.
+
+    Raises:
+        ValueError: The encoder cannot be loaded, or is not that of the older world.
+    """
+    told = Vocabulary.build([episode.conditioning for episode in episodes])
+    if text_encoder is not None:
+        told = replace(told, words=(), text=fit_encoding(texts=[e.conditioning.text for e in episodes], **_encoder_settings(text_encoder)))
+    elif older is not None and older.vocabulary.text is not None:
+        told = replace(told, words=())
+    return told if older is None else older.vocabulary.grown(told)
+
+
+def _encoder_settings(given: Any) -> dict[str, str]:
+    if not isinstance(given, Mapping) or "name" not in given or not set(given) <= {"name", "pooling"}:
+        raise ConfigError(f"text_encoder={given} must be null, or {{name: a Hub id or folder}} and optionally pooling: mean or first")
+    return {"encoder": str(given["name"]), "pooling": str(given.get("pooling", "mean"))}
 
 
 class WorldBuilder:
@@ -57,9 +95,13 @@ class WorldBuilder:
     def __init__(self, store: EpisodeStore, tokenizer: FrameAutoencoder, cfg: DictConfig, folder: Path) -> None:
         self.store, self.tokenizer, self.cfg = store, tokenizer, cfg
         episodes = [store[i] for i in store.split("train")]
-        vocabulary = Vocabulary.build([episode.conditioning for episode in episodes])
+        older = WorldSpec.load(Path(cfg.init)) if cfg.init else None
+        vocabulary = build_vocabulary(episodes, cfg.text_encoder, older)
         statistics = state_statistics(episodes, len(store.info.state_names))
-        self.spec = self._spec(vocabulary, statistics, np.concatenate([episode.rewards for episode in episodes]))
+        if older is not None and older.state_names == tuple(store.info.state_names):  # its heads go on to mean the same
+            statistics = (np.array(older.state_mean, np.float32), np.array(older.state_std, np.float32))
+        rewards = [episode.rewards for episode in episodes] + ([] if older is None else [np.array(older.reward_range)])
+        self.spec = self._spec(vocabulary, statistics, np.concatenate(rewards))
         self.dynamics: VideoDiT = instantiate_allowed(
             cfg.model,
             latent_shape=list(tokenizer.latent_shape),
@@ -67,8 +109,8 @@ class WorldBuilder:
             condition_features=vocabulary.size,
         )
         self.heads = Heads(tokens=len(self.dynamics.place), width=self.dynamics.config.width, state_size=len(self.spec.state_names))
-        if cfg.init:
-            start_from(self.dynamics, Path(cfg.init) / "dynamics", what="dynamics")
+        if older is not None:
+            start_from(self.dynamics, Path(cfg.init) / "dynamics", what="dynamics", known=(older.vocabulary, vocabulary))
             start_from(self.heads, Path(cfg.init) / "heads", what="heads")
         objective: Any = OmegaConf.to_container(cfg.objective, resolve=True)
         self.task = DynamicsTask(

@@ -18,8 +18,10 @@ from worldsim.diffusion import corrupt
 from worldsim.dit import VideoDiT
 from worldsim.model import WorldModel
 from worldsim.spaces import feature_size
+from worldsim.spec import WorldSpec
 from worldsim.starter import FRAMES, NAME, estimate, sample_starts, starter_shape
 from worldsim.targets import instantiate_allowed
+from worldsim.training.build import start_from
 from worldsim.training.loop import Trainer, processes
 from worldsim.training.run import check_counts, loop_config, open_data, seeded
 from worldsim.types import EpisodeStore
@@ -117,6 +119,8 @@ def train_starter(cfg: DictConfig) -> None:
             window=1,
             temporal_every=cfg.model.depth + 1,
         )
+    if cfg.init:
+        start_from(network, Path(cfg.init) / NAME, what=NAME, known=(WorldSpec.load(Path(cfg.init)).vocabulary, world.spec.vocabulary))
     nothing: Any = tuple(np.array(values, np.float32) for values in (world.spec.state_mean, world.spec.state_std))
     vocabulary = world.spec.vocabulary
     episodes = load_episodes(
