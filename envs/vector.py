@@ -16,8 +16,8 @@ from worldsim.envs.actions import action_rows
 from worldsim.envs.batch import Batch, Taken
 from worldsim.envs.rows import Rows, to_host
 from worldsim.envs.snapshot import WorldSnapshot
-from worldsim.episode import Conditioning
 from worldsim.envs.window import Window
+from worldsim.episode import Conditioning
 from worldsim.spaces import feature_maker, rest_action, to_row
 from worldsim.types import Actions, Frames
 
