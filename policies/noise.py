@@ -1,4 +1,4 @@
-"""Noise around any policy: jitter, sticky actions and random replacements."""
+"""Noise around any policy: jitter, sticky actions and random replacements. Scenarios have ``perturb`` for it, and more."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gymnasium import Space, spaces
+from gymnasium import Space
 from gymnasium.vector.utils import batch_space, iterate
 
 from worldsim.policies.random import seeded
 from worldsim.policies.rows import Rows, stack
+from worldsim.scenario.director_actions import has_box, jitter
 from worldsim.types import Actions, Observation, Policy
 
 
@@ -42,7 +43,7 @@ class ActionNoise:
         """
         if gaussian < 0 or not 0 <= sticky <= 1 or not 0 <= epsilon <= 1:
             raise ValueError(f"gaussian={gaussian} must be 0 or more, sticky={sticky} and epsilon={epsilon} probabilities in 0..1")
-        if gaussian > 0 and not _has_box(action_space):
+        if gaussian > 0 and not has_box(action_space):
             raise ValueError(f"gaussian={gaussian} needs a Box in the action space, which is {action_space}: use epsilon or sticky")
         self.policy = _built(policy, action_space)
         self._space, self._gaussian, self._sticky, self._epsilon = action_space, gaussian, sticky, epsilon
@@ -60,7 +61,7 @@ class ActionNoise:
         if row.rng.random() < self._epsilon:
             row.last = row.space.sample()
         else:
-            row.last = _jitter(self._space, action, self._gaussian, row.rng) if self._gaussian > 0 else copy.deepcopy(action)
+            row.last = jitter(self._space, action, self._gaussian, row.rng) if self._gaussian > 0 else copy.deepcopy(action)
         return row.last
 
 
@@ -77,20 +78,3 @@ def _built(policy: Policy | Callable[..., Policy], action_space: Space[Any]) -> 
         return policy
     assert callable(policy), "what is no policy builds one"
     return policy(action_space=action_space)
-
-
-def _has_box(space: Space[Any]) -> bool:
-    if isinstance(space, spaces.Dict):
-        return any(_has_box(part) for part in space.spaces.values())
-    return isinstance(space, spaces.Box)
-
-
-def _jitter(space: Space[Any], action: Any, strength: float, rng: np.random.Generator) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {name: _jitter(part, action[name], strength, rng) for name, part in space.spaces.items()}
-    if not isinstance(space, spaces.Box):
-        return action
-    bounded = space.bounded_below & space.bounded_above
-    half = np.where(bounded, np.where(bounded, space.high, 1.0) / 2 - np.where(bounded, space.low, -1.0) / 2, 1.0)
-    moved = np.asarray(action, dtype=np.float64) + strength * half * rng.standard_normal(space.shape)
-    return np.clip(moved, space.low, space.high).astype(space.dtype)
