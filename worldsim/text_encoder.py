@@ -106,13 +106,27 @@ def _embed(encoder: str, revision: str, pooling: str, text: str) -> Tensor:
     return pooled.float().clone()
 
 
-@lru_cache(maxsize=8)
+_LOADED: dict[tuple[str, str], _Loaded] = {}
+"""Encoders by name and revision."""
+
+
 def _open(encoder: str, revision: str) -> _Loaded:
-    """Load an encoder, once a process; ``revision`` is the one that it must be, or empty."""
+    """Return an encoder, loaded once a process; ``revision`` is the one that it must be, or empty for the newest."""
+    if (encoder, revision) in _LOADED:
+        return _LOADED[encoder, revision]
     folder = Path(encoder)
     found = _hash(folder) if folder.is_dir() else ""
     if found and revision not in ("", found):
         raise ValueError(f"text encoder {encoder!r} is not the one that the world was trained with: its files have changed; restore them")
+    if (encoder, found) not in _LOADED:
+        loaded = _load(encoder, found, revision)
+        _LOADED[encoder, loaded.revision] = loaded
+        return loaded
+    return _LOADED[encoder, found]
+
+
+def _load(encoder: str, found: str, revision: str) -> _Loaded:
+    """Load from the folder whose hash is ``found``, or, where that is empty, ``revision`` from the Hub."""
     transformers = _need(encoder)
     version: Any = {} if found or not revision else {"revision": revision}
     try:
