@@ -76,8 +76,8 @@ class CarRacingSource(gym.Env[Frames, NDArray[np.float32]]):
             warmup: Fewest and most physics steps that are driven unseen at reset. At least 50 are always driven.
             labels: Whether ``info["segmentation"]`` tells what each pixel shows.
             grip: Factor of the force that tyres bear before they slide, on road and grass, 0.3 to 2: one for all episodes, or
-                (lowest, highest), of which every reset draws one. Between 0.5 and 1.2 a careful driver stays on the road. None leaves the
-                tyres and what is told as they are.
+                (lowest, highest), of which every reset draws one. Between 0.5 and 1.2 a careful driver mostly stays on the road.
+                None leaves the tyres and what is told as they are.
             curvature: Whether the mean absolute curvature of the track [rad/unit] is told.
             render_mode: ``rgb_array`` or None.
 

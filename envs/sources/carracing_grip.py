@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 
-from worldsim.envs.sources.carracing_render import stock
-
 LOWEST, HIGHEST = 0.3, 2.0
 """Bounds of the factor; below, no driver stays on the road."""
 SLIPPERY, WINDING = 0.75, 0.0145
 """Factor below which an episode is slippery, and mean curvature [rad/unit] above which it is winding, as a third of all tracks are."""
-_dynamics: Any = stock.Car.__init__.__globals__
 
 
 def check_grip(grip: float | Sequence[float] | None) -> tuple[float, float] | None:
@@ -41,9 +38,9 @@ def set_grip(car: Any, grip: float) -> None:
 
     The stock step takes that limit from a constant of its module; this car's step sees another one, no other car's does.
     """
-    step: Callable[..., None] = type(car).step
-    names = {**_dynamics, "FRICTION_LIMIT": grip * _dynamics["FRICTION_LIMIT"]}
-    car.step = MethodType(FunctionType(step.__code__, names, "step"), car)  # type: ignore[attr-defined]
+    step: Any = type(car).step
+    names = {**step.__globals__, "FRICTION_LIMIT": grip * step.__globals__["FRICTION_LIMIT"]}
+    car.step = MethodType(FunctionType(step.__code__, names, "step"), car)
 
 
 def track_curvature(track: Sequence[tuple[float, float, float, float]]) -> float:
