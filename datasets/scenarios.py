@@ -98,7 +98,9 @@ def _queried(start: DatasetStart, seed: int) -> dict[str, Any]:
     assert start.where is not None
     found = _matching(start.dataset, start.where)
     if not found:
-        raise DatasetError(f"initial: no episode of dataset {start.dataset} is {_asked(start.where)}: ask for less, or take another dataset")
+        raise DatasetError(
+            f"initial: no episode of dataset {start.dataset} is {_asked(start.where)}: ask for less, or take another dataset"
+        )
     return {**_context(start), "episode": found[int(stream(seed, 0, "initial").integers(len(found)))]}
 
 

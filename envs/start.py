@@ -135,7 +135,9 @@ class Starts:
             try:
                 data = Path(path).read_bytes()
             except OSError as error:
-                raise ValueError(f"snapshot {path} cannot be read: {error.strerror or error}; write it by clone_state().to_bytes()") from error
+                raise ValueError(
+                    f"snapshot {path} cannot be read: {error.strerror or error}; write it by clone_state().to_bytes()"
+                ) from error
             self._snapshots[path] = as_snapshot(data, self.world)
         return self._snapshots[path]
 

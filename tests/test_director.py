@@ -84,7 +84,7 @@ def same(one: Episode, other: Episode) -> bool:
 # ---------------------------------------------------------------- triggers
 
 
-NOTHING = {"frame": {}}
+NOTHING: dict[str, Any] = {"frame": {}}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_sticky() -> None:
     assert heads(play(StickyPerturb(p=1.0, start=3, stop=6))) == [0, 1, 2, 2, 2, 2, 6, 7, 8, 9, 10, 11]
     some = heads(play(StickyPerturb(p=0.5)))
     assert some == heads(play(StickyPerturb(p=0.5))) != heads(play(StickyPerturb(p=0.5), seed=2))
-    assert all(now in (before, t) for t, (before, now) in enumerate(zip(some, some[1:], strict=False), start=1))
+    assert all(now in (before, t) for t, (before, now) in enumerate(itertools.pairwise(some), start=1))
 
 
 def test_dropout() -> None:
@@ -122,17 +123,19 @@ def test_overrides_by_space() -> None:
     assert overridden(spaces.MultiDiscrete([3, 4]), np.array([1, 1]), [None, 3]).tolist() == [1, 3]
     told = overridden(PARTS, {"gear": np.int64(1), "wheel": np.array([0.5, 0.5], np.float32)}, {"gear": 3, "wheel": [None, 0]})
     assert (told["gear"], told["wheel"].tolist()) == (3, [0.5, 0.0])
-    for space, given in ((BOX, [0, 0]), (BOX, {"gas": 1}), (PARTS, {"gas": 1}), (PARTS, 3)):
+    misfits: list[tuple[Any, Any]] = [(BOX, [0, 0]), (BOX, {"gas": 1}), (PARTS, {"gas": 1}), (PARTS, 3)]
+    for space, given in misfits:
         with pytest.raises(ValueError, match="does not fit"):
             check_override(space, given)
-    for outside, given in ((BOX, [2, 0, 0]), (spaces.Discrete(5), 5), (spaces.Discrete(5), 1.5)):
+    outside: list[tuple[Any, Any]] = [(BOX, [2, 0, 0]), (spaces.Discrete(5), 5), (spaces.Discrete(5), 1.5)]
+    for space, given in outside:
         with pytest.raises(ValueError, match="is outside"):
-            check_override(outside, given)
+            check_override(space, given)
     check_override(BOX, [None, None, 1])
 
 
 def test_disturbances_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"gaussian=0\.1 needs a Box"):
         check_perturbs(spaces.Discrete(3), [NoisePerturb(gaussian=0.1)])
-    with pytest.raises(ValueError, match="bias has 2 amounts, an action of .* has 3 numbers: give 1 or 3"):
+    with pytest.raises(ValueError, match=r"bias has 2 amounts, an action of .* has 3 numbers: give 1 or 3"):
         check_perturbs(BOX, [BiasPerturb(amount=(1.0, 2.0))])

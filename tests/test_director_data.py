@@ -115,7 +115,9 @@ def test_a_snapshot_is_a_start(endless_path: Path, tmp_path: Path) -> None:
     assert np.array_equal(second.frames[0], frames[1])
     assert not np.array_equal(first.frames[1:], second.frames[1:])
     assert len(first) == 5
-    wet = run(endless_path, tmp_path / "wet", one(f"initial: {{snapshot: {tmp_path / 'state.bin'}}}\n  conditioning: {{tags: [wet]}}\n  seeds: 2"))
+    wet = run(
+        endless_path, tmp_path / "wet", one(f"initial: {{snapshot: {tmp_path / 'state.bin'}}}\n  conditioning: {{tags: [wet]}}\n  seeds: 2")
+    )
     assert wet[0].conditioning.tags == ("wet",)
     assert np.array_equal(wet[0].actions, first.actions)
     assert not np.array_equal(wet[0].frames[1:], first.frames[1:])
@@ -130,7 +132,7 @@ def test_a_query_finds_a_clip(endless_path: Path, tmp_path: Path) -> None:
     shown = [frame.tobytes() for i in range(2) for frame in source[i].frames]
     assert all(store[i].frames[0].tobytes() in shown for i in range(3))
     assert store[0].conditioning.numbers == {"red": 0.9}
-    with pytest.raises(ValueError, match="no episode of dataset .* is tags=.*'dark'"):
+    with pytest.raises(ValueError, match=r"no episode of dataset .* is tags=.*'dark'"):
         run(endless_path, tmp_path / "none", one(ask.format(path=source.path).replace("wet", "dark")))
 
 

@@ -369,7 +369,7 @@ def _replaced(moment: Moment, mask: NDArray[np.bool_], observed: Any, infos: Map
     latents = moment.latents
     if latents is not None:
         with np.errstate(over="ignore"):  # the recorder says so of latents that do not fit
-            latents = np.where(where, infos["latent"] if "latent" in infos else observed, latents).astype(np.float16)
+            latents = np.where(where, infos.get("latent", observed), latents).astype(np.float16)
     frames = np.where(where, observed, moment.frames) if moment.frames.shape[1] else moment.frames
     labels = {name: np.where(mask[:, None, None], infos[name], values) for name, values in moment.labels.items()}
     return replace(moment, frames=frames, latents=latents, state=state, labels=labels)

@@ -35,7 +35,9 @@ def check_perturbs(space: Space[Any], perturbs: Sequence[Perturb]) -> None:
     """
     for part in perturbs:
         if isinstance(part, NoisePerturb) and part.gaussian > 0 and not has_box(space):
-            raise ValueError(f"perturb: gaussian={part.gaussian:g} needs a Box in the action space, which is {space}: use epsilon or sticky")
+            raise ValueError(
+                f"perturb: gaussian={part.gaussian:g} needs a Box in the action space, which is {space}: use epsilon or sticky"
+            )
         if isinstance(part, BiasPerturb) and len(part.amount) not in (1, count := _numbers(space)):
             raise ValueError(f"perturb: bias has {len(part.amount)} amounts, an action of {space} has {count} numbers: give 1 or {count}")
 
