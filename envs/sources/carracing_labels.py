@@ -7,7 +7,7 @@ import pygame
 from numpy.typing import NDArray
 from pygame import gfxdraw
 
-from worldsim.envs.sources.carracing_render import GRASS_PATCHES, HEIGHT, PANEL, WIDTH, FastCarRacing, stock
+from worldsim.envs.sources.carracing_render import GRASS_PATCHES, HEIGHT, PANEL, PLAYFIELD, WIDTH, FastCarRacing
 
 CLASSES = ("ground", "patch", "road", "kerb", "car", "panel", "outside")
 """Names of the class numbers 0, 1, ...: bare ground, darker patches on it, road, its striped edge in bends, the car with its wheels,
@@ -32,6 +32,9 @@ class ClassPainter:
         self._surface.set_palette([(number,) * 3 for number in range(256)])
         own = (np.arange(size * _SAMPLES) + 0.5) / (size * _SAMPLES)
         self._rows, self._columns = (own * HEIGHT).astype(int), (own * WIDTH).astype(int)
+        pixel = np.arange(size * _SAMPLES) // _SAMPLES
+        self._first = (pixel[:, None] * size + pixel) * len(CLASSES)  # (size * 4, size * 4): the first count of each sample's pixel
+        self.size = size
 
     def draw(self) -> NDArray[np.uint8]:
         """Return the class that covers most of each pixel of the newest frame, ``(size, size)``; the lower number in a tie."""
@@ -46,15 +49,13 @@ class ClassPainter:
         drawn = np.asarray(pygame.surfarray.pixels2d(self._surface)).T[::-1]  # (H, W): the scene is drawn upside down
         samples = drawn[self._rows[:, None], self._columns]  # (size * 4, size * 4)
         samples[self._rows >= HEIGHT - PANEL] = _PANEL
-        side = len(samples) // _SAMPLES
-        blocks = samples.reshape(side, _SAMPLES, side, _SAMPLES).swapaxes(1, 2).reshape(side, side, -1)  # (size, size, 16)
-        counts = np.stack([(blocks == number).sum(-1) for number in range(len(CLASSES))], axis=-1)  # (size, size, K)
-        most: NDArray[np.uint8] = counts.argmax(-1).astype(np.uint8)
+        counts = np.bincount((self._first + samples).ravel(), minlength=self.size**2 * len(CLASSES))
+        most: NDArray[np.uint8] = counts.reshape(self.size, self.size, -1).argmax(-1).astype(np.uint8)
         return most
 
     def _draw_ground(self, zoom: float, offset: tuple[float, float], angle: float) -> None:
         self._surface.fill((_OUTSIDE,) * 3)
-        edge = stock.PLAYFIELD
+        edge = PLAYFIELD
         self._fill(_GROUND, [(edge, edge), (edge, -edge), (-edge, -edge), (-edge, edge)], zoom, offset, angle)
 
     def _draw_car(self, zoom: float, offset: tuple[float, float], angle: float) -> None:

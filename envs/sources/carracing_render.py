@@ -19,6 +19,7 @@ with warnings.catch_warnings():  # SWIG's types, as Box2D is built with, have no
     from gymnasium.envs.box2d import car_racing as stock
 
 WIDTH, HEIGHT = stock.WINDOW_W, stock.WINDOW_H
+PLAYFIELD: float = stock.PLAYFIELD
 PANEL = HEIGHT // 8  # rows under the instrument panel: what is drawn there is painted over
 _MARGIN = 3  # pixels that a polygon's smoothed outline may reach beyond its corners
 _REACH = math.hypot(WIDTH / 2, HEIGHT * 3 / 4)  # pixels from the car to the farthest corner of the window
@@ -50,6 +51,7 @@ class FastCarRacing(stock.CarRacing):
     """Gymnasium's CarRacing whose steps draw nothing; ``draw`` gives the frame that the stock step would have returned."""
 
     surf: Any
+    road: Any
 
     def __init__(self, *, domain_randomize: bool) -> None:
         """Build the simulator; ``domain_randomize`` gives every reset its own colours."""
