@@ -69,7 +69,8 @@ def contact_sheet(
     longest = max(len(episode) for episode in picked)
     columns = [int(t) for t in np.unique(np.linspace(0, longest, 8).round())] if steps is None else list(steps)
     space = store.info.action_space
-    strips = [_strip(episode, columns, space, note) for episode, note in zip(picked, notes or [None] * len(picked), strict=True)]
+    noted: Sequence[Note | None] = notes or [None] * len(picked)
+    strips = [_strip(episode, columns, space, note) for episode, note in zip(picked, noted, strict=True)]
     sheet = Image.fromarray(np.concatenate([_header(columns, store.info.frame_size[1]), *strips]))
     sheet.save(path)
     return Path(path)
@@ -90,7 +91,7 @@ def preview_video(
         The file; a ``.gif`` beside ``path`` where no H.264 encoder is to be had.
     """
     picked = [store[i] for i in (pick_episodes(store, 12) if episodes is None else episodes)]
-    return write_video(_grids(picked, store.info.action_space, notes or [None] * len(picked)), path, store.info.fps)
+    return write_video(_grids(picked, store.info.action_space, notes or []), path, store.info.fps)
 
 
 def pick_episodes(store: EpisodeStore, count: int) -> list[int]:
@@ -98,11 +99,12 @@ def pick_episodes(store: EpisodeStore, count: int) -> list[int]:
     return [int(i) for i in np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).round())]
 
 
-def _grids(episodes: Sequence[Episode], space: Space[object], notes: Sequence[Note | None]) -> Iterator[NDArray[np.uint8]]:
+def _grids(episodes: Sequence[Episode], space: Space[object], notes: Sequence[Note]) -> Iterator[NDArray[np.uint8]]:
+    noted: Sequence[Note | None] = notes or [None] * len(episodes)
     across = math.ceil(math.sqrt(len(episodes) * 4 / 3))
     down = math.ceil(len(episodes) / across)
     for t in range(max(len(episode) for episode in episodes) + 1):
-        tiles = [_captioned(episode, t, space, note) for episode, note in zip(episodes, notes, strict=True)]
+        tiles = [_captioned(episode, t, space, note) for episode, note in zip(episodes, noted, strict=True)]
         tiles += [np.full_like(tiles[0], _PAPER)] * (across * down - len(tiles))
         yield np.concatenate([np.concatenate(tiles[row * across : (row + 1) * across], axis=1) for row in range(down)])
 
