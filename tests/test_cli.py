@@ -57,7 +57,7 @@ def test_help_of_a_command_lists_options_and_settings(capsys: pytest.CaptureFixt
         cli.main(["collect", "--help"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
-    assert "source=carracing|gym" in out
+    assert "source=carracing|carracing_grip|gym" in out
     assert "  seed: 0" in out
 
 

@@ -175,4 +175,4 @@ def test_a_starter_goes_on_from_one_that_knew_less(old: Path, tmp_path: Path) ->
         for world in (before, after)
         if world.starter is not None
     ]
-    np.testing.assert_array_equal(*starts)
+    np.testing.assert_array_equal(starts[0], starts[1])
