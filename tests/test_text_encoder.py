@@ -37,9 +37,10 @@ SIZE = 24
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("encoders") / "tiny-bert"
-    folder.mkdir()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "and", "dry", "long", "road", "wet", "winding"]
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "a", "and", "dry", "long", "road", "wet", "winding"])}
+    tokenizers: Any = import_module("tokenizers")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=len(words),
@@ -50,7 +51,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=16,
     )
     transformers.BertModel(config).save_pretrained(folder)
-    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
     return folder
 
 
