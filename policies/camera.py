@@ -81,7 +81,7 @@ class _Eye:
         away = np.abs(light[: hood + 1] - self._colour).sum(axis=-1)  # (hood + 1, W)
         limit = 0.4 * float(np.quantile(away, 0.9))
         if limit > 4 and float(np.abs(here - self._colour).sum()) < limit:
-            self._colour = self._colour + np.float32(_LEARN) * (here - self._colour)
+            self._colour = (self._colour + _LEARN * (here - self._colour)).astype(np.float32)
         places = self._follow(away < limit, hood, int(_FAR * height), width) if limit > 4 else {}
         self._seen = (
             _bearing(places, int(_NEAR * height), height, width, self._seen[0]),
