@@ -185,9 +185,9 @@ class NoisePerturb(_Span):
 
 @dataclass(frozen=True, kw_only=True)
 class DelayPerturb(_Span):
-    """Actions take effect ``steps`` later; until then the first one given does."""
+    """Actions take effect ``steps`` later, 0 for at once; until then the first one given does."""
 
-    steps: int = key(whole(1, 1000), 1)
+    steps: int = key(whole(0, 1000), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
