@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 
 from worldsim.config import compose
 from worldsim.envs.keys import keys_to_action
-from worldsim.spaces import rest_action
 from worldsim.envs.play import main
 from worldsim.model import WorldModel
+from worldsim.spaces import rest_action
 from worldsim.spec import WorldSpec
 
 with warnings.catch_warnings():

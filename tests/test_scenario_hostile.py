@@ -70,7 +70,8 @@ def mutated(count: int) -> Iterator[tuple[dict[str, Any], str]]:
             parent[key] = rng.choice(TARGETS)
             yield body, key
         elif kind == "value" and isinstance(parent[key], int | float) and not isinstance(parent[key], bool):
-            parent[key] = rng.choice(["many", -3, [[]], {"x": 1}, "$undefined"])
+            in_policy = bool({"policy", "policies"} & {*path[:-1]})  # the ranges of a policy's own settings are told when it is planned
+            parent[key] = rng.choice(["many", [[]], {"x": 1}, "$undefined", *([] if in_policy else [-3])])
             yield body, key
         else:
             continue

@@ -196,5 +196,16 @@ def keyword_names(call: Any) -> dict[str, bool] | None:
     return {p.name: p.default is p.empty for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
+def keyword_kinds(call: Any) -> dict[str, type]:
+    """Return the keywords of ``call`` that are annotated as a plain ``float``, ``int``, ``bool`` or ``str``, and which."""
+    plain = {kind.__name__: kind for kind in (float, int, bool, str)}
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    named = {p.name: p.annotation if isinstance(p.annotation, str) else getattr(p.annotation, "__name__", "") for p in parameters}
+    return {name: plain[annotation] for name, annotation in named.items() if annotation in plain}
+
+
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -7,8 +7,9 @@ from typing import Any
 
 from worldsim.scenario.checks import as_mapping
 from worldsim.scenario.problems import Place, shorten
-from worldsim.targets import ConfigError, keyword_names, locate, suggest
+from worldsim.targets import ConfigError, keyword_kinds, keyword_names, locate, suggest
 
+_KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 _EXAMPLE = "'policy: {_target_: worldsim.policies.random.RandomPolicy}'"
 
 
@@ -62,9 +63,18 @@ def _check_policy(config: Any, place: Place, most_keys: int) -> None:
             place.at(name).fail(
                 f": {target.rpartition('.')[2]} has no setting {shorten(name)}: {suggest(name[:80], known.keys() - {'action_space'})}"
             )
+    for name, kind in keyword_kinds(call).items():
+        if name in given and not place.at(name).refers(given[name]) and not _is(given[name], kind):
+            place.at(name).fail(f"={shorten(given[name])} must be {_KINDS[kind]}")
     for name, needed in known.items():
         if needed and name not in given and name != "action_space":
             place.fail(f" needs {name!r}: give a value")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _inner_targets(node: Any, where: str) -> list[tuple[str, Any]]:
