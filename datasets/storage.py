@@ -220,12 +220,15 @@ class Reading(Protocol):
 
     def whole(self) -> bytes:
         """Read all of it."""
+        ...
 
     def tail(self, length: int) -> bytes:
         """Read its last bytes, fewer where there are not so many."""
+        ...
 
     def pieces(self, places: Sequence[tuple[int, int]]) -> Iterable[bytes]:
         """Read the bytes at each offset and length, fewer where there are not so many."""
+        ...
 
 
 class _File:
