@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -107,7 +107,8 @@ def train_starter(cfg: DictConfig) -> None:
     """
     check_counts(cfg, "batch_size")
     folder, store, out = resolve(cfg.world), open_data(cfg), Path(cfg.out)
-    world = WorldModel.from_pretrained(cfg.world, device=processes().device)
+    device = cast("torch.device", processes().device)  # None only before the processes joined
+    world = WorldModel.from_pretrained(cfg.world, device=device)
     _check(world, store)
     with seeded(cfg.loop.seed):
         network: VideoDiT = instantiate_allowed(
