@@ -75,4 +75,4 @@ def read_frames(world: WorldModel, frames: NDArray[np.uint8], *, batch: int = 12
     """Read what frames ``(N, H, W, 3)`` show through tokenizer and labeller, ``(N, H, W)``."""
     assert world.labeller is not None
     latents = torch.from_numpy(encode_frames(world.tokenizer, frames, world.device, batch=batch)).to(world.device, world.dtype)
-    return torch.cat([world.labeller.classify(part) for part in latents.split(batch)]).cpu().numpy()
+    return torch.cat([world.labeller.classify(part) for part in torch.split(latents, batch)]).cpu().numpy()
