@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from worldsim.datasets import layout
+from worldsim.datasets import storage
 from worldsim.datasets import writer as writing
 from worldsim.datasets.collect import collect, main, policy_mix
 from worldsim.datasets.reader import EpisodeReader, read_commits
@@ -76,8 +76,8 @@ def test_short_episodes_are_made_up_for(settings: dict[str, Any]) -> None:
 
 
 def test_more_frames_go_on_from_fewer(settings: dict[str, Any], tmp_path: Path) -> None:
-    first = run(settings, frames=40)
-    times = {path: path.stat().st_mtime_ns for path in (first.path / "commits").rglob("*.json")}
+    run(settings, frames=40)
+    times = {path: path.stat().st_mtime_ns for path in (Path(settings["out"]) / "commits").rglob("*.json")}
     grown, whole = run(settings), run(settings, out=str(tmp_path / "whole"))
     assert grown.info.fingerprint == whole.info.fingerprint
     assert {path: path.stat().st_mtime_ns for path in times} == times
@@ -132,7 +132,7 @@ def test_failed_episodes_are_tried_again_and_nothing_usable_says_why(settings: d
 
 
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = layout.write_bytes, iter(range(1000))
+    real, calls = storage.write_bytes, iter(range(1000))
 
     def full(path: Path, data: bytes) -> None:
         if next(calls) >= 20:

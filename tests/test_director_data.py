@@ -105,7 +105,7 @@ def test_two_workers_make_the_same_and_so_does_regenerating(family: EpisodeReade
 
 def test_a_snapshot_is_a_start(endless_path: Path, tmp_path: Path) -> None:
     env = WorldSimVectorEnv(2, world=str(endless_path))
-    env.reset(seed=5)
+    frames = env.reset(seed=5)[0]
     for _ in range(3):
         frames = env.step(np.zeros((2, 3), np.float32))[0]
     (tmp_path / "state.bin").write_bytes(env.clone_state(1).to_bytes())

@@ -167,7 +167,8 @@ def _copied(segments: list[Segment]) -> Rollouts:
 
 
 def test_a_world_that_knows_everything_gets_full_marks(make_world: MakeWorld, segments: list[Segment]) -> None:
-    evidence = Evidence(segments, _copied(segments), Rollouts(copy_last(segments), *[np.zeros((4, 6), np.float32)] * 3))
+    nothing = np.zeros((4, 6), np.float32)
+    evidence = Evidence(segments, _copied(segments), Rollouts(copy_last(segments), nothing, nothing, nothing))
     loop, gain = open_loop(make_world(), evidence), reward(segments, evidence.made)
     read = state(evidence, ["speed"], ["offset", "speed"], ["offset", "speed"], None)
     assert loop["steps"] == [1, 4]

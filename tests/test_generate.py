@@ -64,9 +64,9 @@ def test_same_plan_and_seed_give_the_same_data_and_another_seed_other(settings: 
 
 def test_running_again_adds_nothing(settings: dict[str, Any]) -> None:
     first = run(settings)
-    times = {path: path.stat().st_mtime_ns for path in (first.path / "commits").rglob("*.json")}
+    times = {path: path.stat().st_mtime_ns for path in (Path(settings["out"]) / "commits").rglob("*.json")}
     assert run(settings).info.fingerprint == first.info.fingerprint
-    assert {path: path.stat().st_mtime_ns for path in (first.path / "commits").rglob("*.json")} == times
+    assert {path: path.stat().st_mtime_ns for path in (Path(settings["out"]) / "commits").rglob("*.json")} == times
 
 
 def test_missing_episodes_of_a_group_are_made_again_alike(settings: dict[str, Any]) -> None:
@@ -95,9 +95,9 @@ def test_nothing_usable_says_why(settings: dict[str, Any]) -> None:
 
 
 def test_pictures_lie_beside_the_data(settings: dict[str, Any]) -> None:
-    store = run(settings, writer={"preview": True})
-    assert (store.path / "contact_sheet.png").stat().st_size > 1000
-    assert (store.path / "preview.mp4").stat().st_size > 1000
+    run(settings, writer={"preview": True})
+    assert (Path(settings["out"]) / "contact_sheet.png").stat().st_size > 1000
+    assert (Path(settings["out"]) / "preview.mp4").stat().st_size > 1000
 
 
 # ---------------------------------------------------------------- scenarios

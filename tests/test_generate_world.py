@@ -62,8 +62,8 @@ def test_scenarios_become_a_dataset(world: str, tmp_path: Path) -> None:
     told = episodes[3]
     assert (told.conditioning.tags, told.conditioning.numbers, told.conditioning.text) == (("wet",), {"red": 0.7}, "grey road")
     assert all(np.isfinite(e.state).all() and np.isfinite(e.rewards).all() for e in episodes)
-    assert (store.path / "contact_sheet.png").stat().st_size > 1000
-    assert (store.path / "preview.mp4").stat().st_size > 1000
+    assert (tmp_path / "out/contact_sheet.png").stat().st_size > 1000
+    assert (tmp_path / "out/preview.mp4").stat().st_size > 1000
 
 
 def test_an_episode_is_what_the_single_environment_gives(world: str, tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvCreator
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -73,7 +74,7 @@ class ToyLabelled(gym.Env[NDArray[np.uint8], NDArray[np.float32]]):
         return frame, {"state": state, **({"segmentation": block} if self.labels else {})}
 
 
-gym.register("ToyLabelled-v0", entry_point=ToyLabelled)
+gym.register("ToyLabelled-v0", entry_point=cast("EnvCreator", ToyLabelled))
 
 
 def episode(seed: int, steps: int = 24) -> Episode:
@@ -213,8 +214,7 @@ def plain(cfg: Any) -> dict[str, Any]:
     """Turn a composed configuration into plain types."""
     from omegaconf import OmegaConf
 
-    found: Any = OmegaConf.to_container(cfg, resolve=True)
-    return found
+    return cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
 
 
 # ---------------------------------------------------------------- the labeller

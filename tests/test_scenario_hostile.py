@@ -6,7 +6,7 @@ import copy
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -205,7 +205,7 @@ KEYS = st.sampled_from(WORDS.split())
 ANYTHING = st.recursive(LEAVES, lambda below: st.lists(below, max_size=4) | st.dictionaries(KEYS, below, max_size=5), max_leaves=25)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=cast("list[HealthCheck]", list(HealthCheck)))
 @given(st.dictionaries(KEYS, ANYTHING, max_size=6), st.booleans())
 def test_anything_is_read_or_refused_in_sentences(body: dict[str, Any], with_policy: bool) -> None:
     given = {**body, "policy": RANDOM} if with_policy else body

@@ -28,7 +28,7 @@ DARK, WET = Conditioning(("dark",)), Conditioning(("wet",))
 def build_starter(world: WorldModel, *, seed: int = 0) -> VideoDiT:
     """Build an untrained starter whose every weight is random, so that conditioning and noise show."""
     torch.manual_seed(seed)
-    network = VideoDiT(
+    network: VideoDiT = VideoDiT(
         latent_shape=starter_shape(world.tokenizer.latent_shape),
         action_features=3,
         condition_features=world.spec.vocabulary.size,
@@ -41,7 +41,8 @@ def build_starter(world: WorldModel, *, seed: int = 0) -> VideoDiT:
     )
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3) if parameter.ndim > 1 else None
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,7 @@ def path(world: WorldModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def frames(world: WorldModel, told: Conditioning, seed: int, sampling: StartSampling | None = None) -> np.ndarray:
+    assert world.starter is not None
     (made,) = sample_starts(world.starter, world.tokenizer, world.spec, [told], [seed], sampling=sampling or StartSampling(steps=3))
     assert made.frames.shape == (FRAMES, 16, 16, 3)
     assert made.actions.shape == (FRAMES - 1, 3)
@@ -78,6 +80,7 @@ def test_guidance_of_nothing_leaves_out_what_was_told(world: WorldModel) -> None
 
 
 def test_a_start_does_not_depend_on_the_others(world: WorldModel) -> None:
+    assert world.starter is not None
     both = sample_starts(world.starter, world.tokenizer, world.spec, [WET, DARK], [3, 4], sampling=StartSampling(steps=3))
     np.testing.assert_array_equal(both[1].frames, frames(world, DARK, 4))
 

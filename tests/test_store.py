@@ -63,6 +63,11 @@ def store(written: Path, tmp_path: Path) -> EpisodeReader:
     return EpisodeReader(shutil.copytree(written, tmp_path / "toy"))
 
 
+def folder(store: EpisodeReader) -> Path:
+    assert isinstance(store.path, Path)
+    return store.path
+
+
 def test_round_trip_is_exact(tmp_path: Path) -> None:
     told = Conditioning(("night", "wet"), {"grip": 0.5}, "a wet night")
     given = [episode(20, 0, conditioning=told, params={"context": 3}), episode(1, 5), episode(9, 1 << 60)]
@@ -107,7 +112,7 @@ def test_reader_survives_pickling_with_open_arrays(store: EpisodeReader) -> None
 
 
 def test_one_episode_is_one_file_an_array(store: EpisodeReader) -> None:
-    files = [path.name for path in (store.path / "parts/p00000" / FRAMES).iterdir()]
+    files = [path.name for path in (folder(store) / "parts/p00000" / FRAMES).iterdir()]
     assert sorted(files) == ["c.0.0.0.0.0", "c.1.0.0.0.0", "c.2.0.0.0.0", "zarr.json"]
 
 
@@ -165,7 +170,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {"flip": flip, "truncate": halve, "d
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize(("name", "dims"), [(FRAMES, 5), ("observation/state", 3), ("action", 3), ("terminated", 2)])
 def test_damaged_shard_is_never_read(store: EpisodeReader, how: str, name: str, dims: int) -> None:
-    file = shard_path(store.path, 0, name, 1, dims)
+    file = shard_path(folder(store), 0, name, 1, dims)
     DAMAGE[how](file)
     with pytest.raises(ValueError, match=f"episode 1: {file} is (missing|damaged|not what)"):
         store[1]
@@ -175,20 +180,20 @@ def test_damaged_shard_is_never_read(store: EpisodeReader, how: str, name: str, 
 
 @pytest.mark.parametrize("how", ["flip", "truncate", "delete"])
 def test_damaged_frames_are_not_read_by_range(store: EpisodeReader, how: str) -> None:
-    DAMAGE[how](shard_path(store.path, 0, FRAMES, 0, 5))
+    DAMAGE[how](shard_path(folder(store), 0, FRAMES, 0, 5))
     with pytest.raises(ValueError, match="episode 0"):
         [store.frames(0, start, start + 4) for start in range(0, 20, 4)]
 
 
 def test_another_episodes_shard_is_not_read(store: EpisodeReader) -> None:
-    shard_path(store.path, 0, FRAMES, 2, 5).replace(shard_path(store.path, 0, FRAMES, 0, 5))
+    shard_path(folder(store), 0, FRAMES, 2, 5).replace(shard_path(folder(store), 0, FRAMES, 0, 5))
     with pytest.raises(ValueError, match="not what was committed"):
         store[0]
 
 
 def test_verify_finds_a_flip_in_any_file(store: EpisodeReader) -> None:
     assert verify(store.path) == []
-    files = [path for path in sorted(store.path.rglob("*")) if path.is_file()]
+    files = [path for path in sorted(folder(store).rglob("*")) if path.is_file()]
     assert len(files) > 30
     for file in files:
         before = file.read_bytes()
@@ -199,7 +204,7 @@ def test_verify_finds_a_flip_in_any_file(store: EpisodeReader) -> None:
 
 
 def test_verify_finds_any_lost_file(store: EpisodeReader) -> None:
-    for file in [path for path in sorted(store.path.rglob("*")) if path.is_file() and path.name != "MANIFEST.json"]:
+    for file in [path for path in sorted(folder(store).rglob("*")) if path.is_file() and path.name != "MANIFEST.json"]:
         before = file.read_bytes()
         file.unlink()
         assert verify(store.path), file
@@ -228,9 +233,9 @@ def version(path: Path, value: str) -> None:
 
 
 def test_newer_minor_version_is_read_and_newer_major_is_refused(store: EpisodeReader) -> None:
-    version(store.path, "1.9")
+    version(folder(store), "1.9")
     assert len(EpisodeReader(store.path)) == 3
-    version(store.path, "2.0")
+    version(folder(store), "2.0")
     with pytest.raises(ValueError, match=r"version 2\.0, this release reads 1\.x: update worldsim"):
         EpisodeReader(store.path)
 
@@ -246,7 +251,7 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_commit_record_names_its_file(store: EpisodeReader) -> None:
-    halve(commit_path(store.path, 0, 1))
+    halve(commit_path(folder(store), 0, 1))
     with pytest.raises(ValueError, match=r"000001\.json cannot be read as JSON"):
         EpisodeReader(store.path)
 

@@ -37,7 +37,7 @@ class StartSampling:
     """
 
     steps: int = 24
-    guidance: float = 2.0
+    guidance: float = 5.0
 
 
 def starter_shape(latent_shape: Sequence[int]) -> tuple[int, int, int]:
