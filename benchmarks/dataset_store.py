@@ -11,11 +11,9 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -35,29 +33,18 @@ from worldsim.datasets.writer import write_dataset
 from worldsim.evaluation.report import table
 from worldsim.evaluation.speed import machine_facts
 
-SERVER = """
-import sys
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-"""
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from s3_server import make_bucket, serving
 
 
 @contextmanager
 def s3_server() -> Iterator[None]:
     """Serve an empty bucket ``s3://data``, and have this process and its children use it."""
-    told = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
-    os.environ.update(told)
-    pipe, none = subprocess.PIPE, subprocess.DEVNULL
-    with subprocess.Popen([sys.executable, "-c", SERVER], stdin=pipe, stdout=pipe, stderr=none, text=True) as server:
-        assert server.stdout is not None
-        endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
+    os.environ.update({"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"})
+    with serving() as endpoint:
         os.environ["AWS_ENDPOINT_URL"] = endpoint
-        with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/data", method="PUT")):
-            yield
-        server.kill()
+        make_bucket(endpoint, "data")
+        yield
 
 
 def clip_ms(reader: EpisodeReader, rng: np.random.Generator, clips: int) -> float:

@@ -58,13 +58,13 @@ class Stopwatch:
         self.seconds, self._wait = 0.0, waiter(device)
 
     def watch(self, simulator: Any) -> None:
-        """Time what the simulator calls: what the passes share, the passes, heads and decoder."""
+        """Time what the simulator calls: what the passes share, the passes, heads, decoder, and what foretells errors."""
         networks = simulator.networks
         dit = copy(networks.dit)
         dit.share, dit.estimate = self._timed(dit.share), self._timed(dit.estimate)
         heads: Any = self._timed(networks.heads)
         simulator.networks = replace(networks, dit=dit, heads=heads, decode=self._timed(networks.decode))
-        simulator._pass = self._timed(simulator._pass)
+        simulator._pass, simulator._uncertainty = self._timed(simulator._pass), self._timed(simulator._uncertainty)
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:

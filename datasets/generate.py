@@ -102,8 +102,8 @@ def prepare(cfg: Mapping[str, Any], console: Console) -> tuple[DatasetSpec, Plan
     latents = str((cfg.get("record") or {}).get("latents") or "none")
     if latents not in LATENTS:
         raise DatasetError(f"record.latents={latents} must be one of {', '.join(LATENTS)}")
-    noise, labels = cfg.get("action_noise") or {}, bool((cfg.get("record") or {}).get("labels"))
-    recipe = Recipe(cfg["env"], _world_keywords(cfg), rows=rows, batched=True, noise=noise, latents=latents, labels=labels)
+    labels = bool((cfg.get("record") or {}).get("labels"))
+    recipe = Recipe(cfg["env"], _world_keywords(cfg), rows=rows, batched=True, latents=latents, labels=labels)
     recipe = with_streams(recipe, scenarios)
     found = probe(recipe, seed=plan.jobs[0].seed, options={"rows": [dict(plan.jobs[0].options)]} if plan.jobs[0].options else None)
     check_world(scenarios, fps=found.fps, state_names=found.state_names, world=f"world {cfg['world']}")

@@ -11,7 +11,7 @@ from worldsim.datasets.plan import Plan, make_plan
 from worldsim.datasets.reader import EpisodeReader
 from worldsim.episode import Conditioning
 from worldsim.rollout import EpisodeJob
-from worldsim.scenario import Scenario, expand, refuse_unsupported
+from worldsim.scenario import Scenario, expand
 from worldsim.scenario.director_random import stream
 from worldsim.scenario.parts import (
     ClipStart,
@@ -33,9 +33,8 @@ def plan_scenarios(scenarios: Sequence[Scenario], *, root_seed: int, batch: int)
     """Expand scenarios to episodes; the plan holds each scenario's body once, and of each episode what its values are.
 
     Raises:
-        ValueError: A scenario uses what cannot run yet, or there are too many episodes.
+        ValueError: There are too many episodes, or a start's query finds nothing.
     """
-    refuse_unsupported(scenarios)
     bodies = {scenario.name: scenario.body for scenario in scenarios}
     known: dict[str, Script] = {}
     templates = {name: Template({key: body[key] for key in _STATIC}) for name, body in bodies.items()}

@@ -32,7 +32,7 @@ from worldsim.scenario.parts import (
     Told,
     Where,
 )
-from worldsim.scenario.support import UNSUPPORTED, check_world, refuse_unsupported
+from worldsim.scenario.support import check_world
 
 RANDOM = {"_target_": "worldsim.policies.random.RandomPolicy"}
 PURSUIT = "worldsim.policies.pursuit.PurePursuit"
@@ -307,16 +307,7 @@ def test_a_mistake_names_its_key_and_the_way_out(keys: dict[str, Any], message: 
     assert len(told) < 2000
 
 
-# ---------------------------------------------------------------- what does not run yet, and worlds
-
-
-def test_what_does_not_run_yet_is_refused_in_a_sentence() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("worldsim.scenario.support.UNSUPPORTED", (("forks", lambda body: len(body["events"]) > 0),))
-        with pytest.raises(ScenarioError, match="'one' uses forks, which this release checks and expands but does not run yet"):
-            refuse_unsupported([parse(events=[{"when": {"step": 1}, "do": {"stop": "x"}}])])
-    assert not UNSUPPORTED
-    refuse_unsupported([parse(initial=["random", 3, {"clip": {"dataset": "d"}}, "generate"], expect=["length > 3"])])
+# ---------------------------------------------------------------- worlds
 
 
 def test_a_world_has_its_frame_rate_and_its_names() -> None:

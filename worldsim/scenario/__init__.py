@@ -8,11 +8,10 @@ from worldsim.scenario.files import load_many, load_scenarios, parse_scenario, p
 from worldsim.scenario.problems import ScenarioError
 from worldsim.scenario.scenario import MOST_EPISODES, Scenario, check_size
 from worldsim.scenario.script import Script, script
-from worldsim.scenario.support import UNSUPPORTED, check_world, refuse_unsupported
+from worldsim.scenario.support import check_world
 
 __all__ = [
     "MOST_EPISODES",
-    "UNSUPPORTED",
     "ConcreteEpisode",
     "Scenario",
     "ScenarioError",
@@ -26,7 +25,6 @@ __all__ = [
     "parse_scenarios",
     "plan_hash",
     "read_scenarios",
-    "refuse_unsupported",
     "script",
     "unique",
 ]

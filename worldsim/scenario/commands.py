@@ -17,7 +17,7 @@ from worldsim.scenario.expand import expand as expand_all
 from worldsim.scenario.files import load_many, parse_scenarios, read_scenarios, unique
 from worldsim.scenario.problems import ScenarioError
 from worldsim.scenario.scenario import Scenario, check_size
-from worldsim.scenario.support import UNSUPPORTED, check_world
+from worldsim.scenario.support import check_world
 from worldsim.scenario.template import canonical
 from worldsim.targets import suggest
 
@@ -25,7 +25,7 @@ _WORLDS = Path(__file__).parents[1] / "worlds"
 
 
 def list_scenarios(cfg: DictConfig) -> None:
-    """Print name, number of episodes and description of every scenario; ``*`` marks what is expanded but not run yet.
+    """Print name, number of episodes and description of every scenario.
 
     Raises:
         ValueError: A scenario is wrong.
@@ -33,8 +33,7 @@ def list_scenarios(cfg: DictConfig) -> None:
     scenarios = [*_shipped(cfg), *load_many(cfg.files, defaults=_defaults(cfg))]
     width = max((len(scenario.name) for scenario in scenarios), default=0) + 2
     for scenario in scenarios:
-        mark = "*" if any(used(scenario.body) for _, used in UNSUPPORTED) else " "
-        print(f"{scenario.name:<{width}}{scenario.size():>8}{mark}  {scenario.description}".rstrip())
+        print(f"{scenario.name:<{width}}{scenario.size():>8}  {scenario.description}".rstrip())
 
 
 def show(cfg: DictConfig) -> None:

@@ -1,8 +1,8 @@
-"""What today's runtime cannot do yet: one list, and one sentence for each."""
+"""Whether scenarios fit a world: its frame rate, and the names that it tells and is told."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from worldsim.scenario.expressions import EPISODE_FUNCTIONS, EPISODE_SIGNALS, STEP_SIGNALS, ExpressionError, parse_expression
@@ -10,28 +10,6 @@ from worldsim.scenario.problems import REFERENCE, ScenarioError
 from worldsim.scenario.scenario import Scenario
 from worldsim.scenario.template import EXPRESSIONS
 from worldsim.targets import suggest
-
-Body = Mapping[str, Any]
-
-
-UNSUPPORTED: Sequence[tuple[str, Callable[[Body], bool]]] = ()
-"""Parts of the language that are checked and expanded, but not run: what people call each, and whether a body uses it."""
-
-
-def refuse_unsupported(scenarios: Iterable[Scenario]) -> None:
-    """Refuse scenarios that could not run.
-
-    Raises:
-        ScenarioError: Names scenario and part.
-    """
-    problems = [
-        f"scenario {scenario.name!r} uses {name}, which this release checks and expands but does not run yet: leave it out to generate"
-        for scenario in scenarios
-        for name, used in UNSUPPORTED
-        if used(scenario.body)
-    ]
-    if problems:
-        raise ScenarioError(problems)
 
 
 def check_world(
