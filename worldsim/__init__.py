@@ -20,6 +20,8 @@ gymnasium.register(
     "WorldSim-v0", entry_point="worldsim.envs.world:WorldSimEnv", vector_entry_point="worldsim.envs.vector:WorldSimVectorEnv"
 )
 gymnasium.register("worldsim/CarRacing-v0", entry_point="worldsim.envs.sources.carracing:CarRacingSource")
+gymnasium.register("worldsim/ViZDoom-v0", entry_point="worldsim.envs.sources.vizdoom:VizdoomSource")
+gymnasium.register("worldsim/MetaWorld-v0", entry_point="worldsim.envs.sources.metaworld:MetaWorldSource")
 gymnasium.register("worldsim/Gym-v0", entry_point="worldsim.envs.sources.generic:GymSource")
 
 _LAZY = {"WorldModel": "worldsim.model", "Simulator": "worldsim.simulator"}
