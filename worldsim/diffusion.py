@@ -64,6 +64,14 @@ def ramp_weight(level: Tensor, floor: float) -> Tensor:
     return floor + (1 - floor) * level
 
 
+def velocity_weight(level: Tensor, *, cap: float) -> Tensor:
+    """Weight that turns the squared error in clean latents into that in velocities, ``1 / (1 - level) ** 2``, at most ``cap``.
+
+    With ``z_tau = tau z + (1 - tau) noise`` an error e in z is one of ``e / (1 - tau)`` in the velocity ``z - noise``.
+    """
+    return (1 / (1 - level).clamp(min=cap**-0.5)).square()
+
+
 def draw_context_levels(shape: tuple[int, int], generator: torch.Generator, *, forcing: float, lowest: float) -> Tensor:
     """Draw signal levels ``(B, F)`` for the frames that others look back at.
 

@@ -11,11 +11,11 @@ def additive(allowed: Tensor) -> Tensor:
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, float("-inf"))
 
 
-def training_mask(frames: int, skip: int, window: int, device: torch.device | None = None) -> Tensor:
+def training_mask(frames: int, skip: int, window: int, device: torch.device | None = None, *, sink: int = 0) -> Tensor:
     """Return the mask of a context stream of all frames followed by a target stream of frames ``skip`` and on.
 
     A context frame sees the ``window`` context frames before it and itself; a target frame sees the ``window`` context frames
-    before it and itself: what a step of a rollout sees.
+    before it and itself: what a step of a rollout sees. Both see the first ``sink`` context frames whatever the window.
 
     Returns:
         ``(1, F, F)`` additive, F = 2 * frames - skip.
@@ -24,7 +24,8 @@ def training_mask(frames: int, skip: int, window: int, device: torch.device | No
     place = torch.cat((number, number[skip:]))  # (F,)
     target = torch.arange(len(place), device=device) >= frames  # (F,)
     gap = place[:, None] - place[None, :]  # (F, F)
-    in_window = (gap >= target[:, None].long()) & (gap <= window) & ~target[None, :]
+    seen = (gap <= window) | (place < sink)[None, :]  # (F, F)
+    in_window = (gap >= target[:, None].long()) & seen & ~target[None, :]
     same = torch.eye(len(place), dtype=torch.bool, device=device)
     return additive(in_window | same).unsqueeze(0)
 

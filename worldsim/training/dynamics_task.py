@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from worldsim.clips import Clip, LatentEpisodes
 from worldsim.conditioning import Vocabulary
-from worldsim.diffusion import SMALLEST_SHORTCUT, corrupt, draw_context_levels, draw_target_levels, ramp_weight
+from worldsim.diffusion import SMALLEST_SHORTCUT, corrupt, draw_context_levels, draw_target_levels, ramp_weight, velocity_weight
 from worldsim.dit import FrameInputs, FrameOutputs, VideoDiT
 from worldsim.heads import Heads
 from worldsim.windows import shift_levels, stack_history, training_mask
@@ -52,6 +52,9 @@ class Objective:
         self_from: Optimiser step at which that begins.
         self_rounds: Rounds of such estimates, each built on the one before: the k-th frame after the first ones is then up to k
             imagined frames away from a real one.
+        sink: First frames of a clip that all others see whatever the window, for rollouts with attention sinks.
+        loss_space: What squared errors of latents are taken of: ``clean`` latents, or ``velocity``, which weighs them by
+            ``1 / (1 - level) ** 2``, at most 100 (Dreamer 4, Hafner et al. 2025, table 2, has both). At pure noise the two are the same.
     """
 
     forcing: float = 0.5
@@ -75,6 +78,18 @@ class Objective:
     self_context: float = 0.0
     self_from: int = 0
     self_rounds: int = 3
+    sink: int = 0
+    loss_space: str = "clean"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained for."""
+        if self.loss_space not in ("clean", "velocity"):
+            raise ValueError(f"objective.loss_space={self.loss_space!r} is unknown: use clean or velocity")
+
+    def weight(self, level: Tensor) -> Tensor:
+        """Weight of the squared error in clean latents at each signal level; the shape stays."""
+        weight = ramp_weight(level, self.weight_floor)
+        return weight if self.loss_space == "clean" else weight * velocity_weight(level, cap=100.0)
 
 
 @dataclass(frozen=True)
@@ -153,7 +168,7 @@ class DynamicsLoss(nn.Module):
             condition=clip.condition,
             positions=both(place),
         )
-        return self.dynamics(inputs, training_mask(f, skip, self.dynamics.config.window, seen.device))
+        return self.dynamics(inputs, training_mask(f, skip, self.dynamics.config.window, seen.device, sink=self.objective.sink))
 
     @torch.no_grad()
     def own_context(self, draw: Draw) -> Tensor:
@@ -196,8 +211,8 @@ class DynamicsLoss(nn.Module):
         error = (out.latents[:, f:].float() - truth).square().mean((2, 3, 4))  # (B, F - skip)
         own = (out.latents[:, :f].float() - clip.latents).square().mean((2, 3, 4))  # (B, F)
         target_loss, context_loss = (
-            (ramp_weight(draw.level, o.weight_floor) * by_ratio(error, o.latent_floor)).mean(),
-            (ramp_weight(draw.context_level, o.weight_floor) * own).mean(),
+            (o.weight(draw.level) * by_ratio(error, o.latent_floor)).mean(),
+            (o.weight(draw.context_level) * own).mean(),
         )
         loss, logs = self._head_loss(out.hidden[:, :f], clip)
         logs = {"target": target_loss.detach(), "context": context_loss.detach(), **logs}

@@ -17,6 +17,7 @@ from accelerate.utils import TorchDynamoPlugin
 from torch import Tensor, nn
 
 from worldsim.training.ema import WeightAverage
+from worldsim.training.optimizers import OPTIMIZERS, build_optimizer
 from worldsim.training.progress import TrainingProgress
 from worldsim.training.state import find_state, load_state, restore_optimizer, save_state
 
@@ -30,7 +31,8 @@ class LoopConfig:
         lr: Peak learning rate.
         warmup: Steps of linear rise of the learning rate.
         decay: Steps at the end over which the rate falls to 0 (linearly; warm-up, stable, decay).
-        weight_decay: AdamW's, on matrices only.
+        weight_decay: Decoupled, on matrices only.
+        optimizer: ``adamw``, or ``muon`` for the matrices inside blocks (see ``worldsim.training.optimizers``).
         grad_clip: Largest gradient norm.
         ema: Decay of the averaged weights that are shipped.
         precision: ``no`` (fp32), ``bf16``, or ``auto``: bf16 on GPUs, fp32 on CPUs.
@@ -56,11 +58,14 @@ class LoopConfig:
     save_every: int = 500
     sample_every: int = 0
     threads: int | None = None
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
         if self.precision not in ("auto", "no", "bf16"):
             raise ValueError(f"precision {self.precision!r} is unknown: use auto, no (fp32) or bf16")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"loop.optimizer={self.optimizer!r} is unknown: use {' or '.join(OPTIMIZERS)}")
         if self.steps < 1 or not 0 <= self.decay <= self.steps:
             raise ValueError(f"steps={self.steps} must be at least 1 and decay={self.decay} between 0 and steps")
         for name in ("log_every", "save_every", "threads"):
@@ -98,14 +103,6 @@ def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
 
 
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
 def processes() -> PartialState:
     """Join the processes that ``torchrun`` started, on CPUs too where there is nothing else."""
     return PartialState(cpu=not torch.accelerator.is_available())
@@ -123,7 +120,7 @@ class Trainer:
         plugin = TorchDynamoPlugin(backend=backend)
         processes()
         self.accelerator = Accelerator(mixed_precision=precision, dynamo_plugin=plugin)
-        optimizer = torch.optim.AdamW(_groups(task.module, config.weight_decay), lr=config.lr, betas=(0.9, 0.99))
+        optimizer = build_optimizer(task.module, config.optimizer, lr=config.lr, weight_decay=config.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(task.module, optimizer)
         self.ema = WeightAverage(task.module, decay=config.ema)
         self.step = 0
@@ -134,6 +131,11 @@ class Trainer:
         if found is None:
             return
         tensors, meta = load_state(found)
+        theirs = meta.get("optimizer", "adamw")
+        if theirs != self.config.optimizer:
+            raise ValueError(
+                f"training state {found} is of loop.optimizer={theirs}: go on with that, choose another 'out', or remove the folder"
+            )
         try:
             self.task.module.load_state_dict(tensors["model"])
             restore_optimizer(self.optimizer.optimizer, tensors["optimizer"])
@@ -183,7 +185,7 @@ class Trainer:
                 model=self.task.module,
                 ema=self.ema.tensors,
                 optimizer=self.optimizer.optimizer,
-                meta={"step": self.step},
+                meta={"step": self.step, "optimizer": self.config.optimizer},
             )
         if self.config.sample_every and (done or self.step % self.config.sample_every == 0):
             with self.averaged():
