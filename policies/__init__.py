@@ -5,9 +5,20 @@ from __future__ import annotations
 from worldsim.policies.braking import Braking
 from worldsim.policies.camera import RoadCamera
 from worldsim.policies.explorer import Explorer
+from worldsim.policies.manipulation import MetaWorldExpert, Reaching
 from worldsim.policies.noise import ActionNoise
 from worldsim.policies.pursuit import PurePursuit
 from worldsim.policies.random import RandomPolicy
 from worldsim.policies.recorded import RecordedPolicy
 
-__all__ = ["ActionNoise", "Braking", "Explorer", "PurePursuit", "RandomPolicy", "RecordedPolicy", "RoadCamera"]
+__all__ = [
+    "ActionNoise",
+    "Braking",
+    "Explorer",
+    "MetaWorldExpert",
+    "PurePursuit",
+    "RandomPolicy",
+    "Reaching",
+    "RecordedPolicy",
+    "RoadCamera",
+]
