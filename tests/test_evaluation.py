@@ -20,7 +20,7 @@ from worldsim.episode import Episode
 from worldsim.evaluation import endings as endings_module
 from worldsim.evaluation import run as run_module
 from worldsim.evaluation.chart import line_chart
-from worldsim.evaluation.endings import endings
+from worldsim.evaluation.endings import Endings, endings
 from worldsim.evaluation.figures import Evidence, from_another_episode, moved, open_loop, reward, state, uncertainty
 from worldsim.evaluation.openloop import Rollouts, Segment, copy_last, cut_segments, imagine, log_error, other_actions, psnr, real, ssim
 from worldsim.evaluation.probe import draw_pairs, pairs_at, train_probe
@@ -233,20 +233,25 @@ def test_probe_needs_training_episodes() -> None:
 
 
 def test_endings_count_what_was_found(make_world: MakeWorld, store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def knowing(_: Simulator, segments: list[Segment]) -> np.ndarray[Any, Any]:
-        assert [len(segment.actions) for segment in segments] == [6, 6]
+    def knowing(_: Simulator, segments: list[Segment], *, batch: int) -> np.ndarray[Any, Any]:
+        assert [len(segment.actions) for segment in segments] == [6, 6, 6]
         assert segments[0].actions == pytest.approx(store[0].actions[-6:])
-        return np.array([[0, 0, 0, 0, 0, 1.0], [0, 0, 0, 0, 0, 0.4]], np.float32)
+        return np.array([[0, 0, 0, 0, 0, 1.0], [0, 0, 0, 0, 0, 0.4], [0, 0, 0, 0, 0, 0]], np.float32)
 
     monkeypatch.setattr(endings_module, "end_probabilities", knowing)
-    found = endings(Simulator(make_world()), store, split="heldout", context=4, horizon=6)
-    assert found == {"episodes": 2, "terminated": 1, "horizon": 6, "auc": 1.0, "found": 1, "false_alarms": 0}
+    found = endings(Simulator(make_world()), store, Endings(horizon=6), split="heldout", context=4)
+    assert (found["positives"], found["negatives"], found["auc"], found["auc_rollouts"]) == (1, 2, 1.0, 1.0)
+    assert found["rule"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+    assert found["score"] == found["rule"]
+    assert found["tuned"] is None
+    assert found["on_time"] == 1
 
 
 def test_endings_of_an_untrained_world_are_guesses(make_world: MakeWorld, store: EpisodeStore) -> None:
-    found = endings(Simulator(make_world()), store, split="heldout", context=4, horizon=6)
+    found = endings(Simulator(make_world()), store, Endings(horizon=6), split="heldout", context=4)
     assert 0 <= found["auc"] <= 1
-    assert endings(Simulator(make_world()), store, split="heldout", context=4, horizon=100) == {"episodes": 0, "terminated": 0}
+    none = endings(Simulator(make_world()), store, Endings(horizon=100), split="heldout", context=4)
+    assert none == {"horizon": 100, "positives": 0, "negatives": 0}
 
 
 def test_latents_that_move_with_the_frame_are_told_from_others() -> None:
@@ -270,12 +275,12 @@ def test_report_is_complete(make_world: MakeWorld, store: EpisodeStore, tmp_path
     write(tmp_path, report, evidence)
     again = json.loads((tmp_path / "report.json").read_text())
     text = (tmp_path / "report.md").read_text()
-    assert set(again) == {"world", "data", "made", "open_loop", "reward", "endings", "state"}
+    assert set(again) == {"world", "data", "made", "open_loop", "reward", "endings", "state", "seconds"}
     assert set(again["open_loop"]["psnr"]) == {"tokenizer", "world", "other_actions", "copy_last"}
     assert set(again["state"]["figures"]["speed"]["6"]) == {"probe_real", "probe_imagined", "head", "guess"}
     assert again["data"]["segments"] == 4
     assert again["data"]["episodes"] == 2
-    assert len(said) == 3
+    assert len(said) == 4
     for part in ("Open loop", "bar 4 dB", "bar 2 dB", "Reward", "Endings", "State read back", "probe, imagined frames"):
         assert part in text
     for picture in ("rollouts.png", "open_loop.png"):
@@ -295,11 +300,20 @@ def test_command_writes_report_and_card(
 ) -> None:
     folder = tmp_path / "world"
     WorldModel.from_pretrained(world_path).save_pretrained(folder)
-    monkeypatch.setattr(run_module, "instantiate_allowed", lambda _: store)
+    allowed = run_module.instantiate_allowed
+    monkeypatch.setattr(run_module, "instantiate_allowed", lambda cfg, **extra: store if "path" in cfg else allowed(cfg, **extra))
     small = [f"protocol.{key}={value}" for key, value in vars(SMALL).items()]
+    small += ["long.segments=2", "fidelity.clips=40", "fidelity.steps=3", "drift.steps=40", "drift.rows=2", "endings.horizon=6"]
     run_module.main(
         compose("evaluate", [f"world={folder}", f"out={tmp_path / 'out'}", "card=true", "cost=an hour", "sampling.steps=1", *small])
     )
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {"long", "distance", "fidelity", "drift", "endings"} <= set(report)
+    assert set(report["drift"]["policies"]) == {"random", "camera"}
+    assert report["long"]["horizon"] == 10
+    text = (tmp_path / "out" / "report.md").read_text()
+    for part in ("Open loop, long", "Frechet", "Action fidelity", "Drift", "Endings", "**accuracy**", "drift_frames.png"):
+        assert part in text
     card, spec = (folder / "README.md").read_text(), WorldSpec.load(folder)
     assert json.loads((tmp_path / "out" / "report.json").read_text())["world"]["sampling"]["steps"] == 1
     assert "model card written to" in capsys.readouterr().out

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from worldsim.evaluation.openloop import Rollouts, Segment, copy_last, log_error, psnr, real, ssim
 from worldsim.evaluation.probe import Probe, columns, pairs_at
-from worldsim.evaluation.scores import area_under_curve, compare, correlation, mean_and_error, mean_error
+from worldsim.evaluation.scores import area_under_curve, compare, correlation, mean_and_error, mean_error, slope
 from worldsim.model import WorldModel
 from worldsim.tokenizer import to_model
 from worldsim.training.tokenizer_task import draw_motion, interior, move, reconstruct
 
 STEPS = (1, 4, 16, 64)
 STATE_STEPS = (16, 64)
+LONG_STEPS = (64, 128, 256)
 BAR_STEP = 16
 BARS = {"copy_last": 4.0, "other_actions": 2.0}
 """Least advantage of the world over each baseline at step 16, in dB of PSNR."""
@@ -26,11 +27,19 @@ BARS = {"copy_last": 4.0, "other_actions": 2.0}
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the figures are computed from: N segments, the world's rollouts of them, and those with other episodes' actions."""
+    """What the figures are computed from.
+
+    Attributes:
+        segments: N stretches of recorded episodes.
+        made: The world's rollouts of them.
+        others: Those with other episodes' actions.
+        driven: Frames ``(B, H, W, 3)`` that policies drove to, by name and step.
+    """
 
     segments: Sequence[Segment]
     made: Rollouts
     others: Rollouts
+    driven: Mapping[str, Mapping[int, NDArray[np.uint8]]] = field(default_factory=dict)
 
 
 def episode_name(segment: Segment) -> str:
@@ -41,10 +50,10 @@ def episode_name(segment: Segment) -> str:
 # ---------------------------------------------------------------- frames
 
 
-def open_loop(world: WorldModel, evidence: Evidence) -> dict[str, Any]:
+def open_loop(world: WorldModel, evidence: Evidence, *, steps: Sequence[int] = STEPS) -> dict[str, Any]:
     """Return PSNR and SSIM at chosen steps of the world, its baselines and its tokenizer, the PSNR curves, and the margins at step 16."""
     truth, foreign = real(evidence.segments), from_another_episode(evidence.segments)
-    steps = [step for step in STEPS if step <= truth.shape[1]]
+    steps = [step for step in steps if step <= truth.shape[1]]
     shown = truth[:, [step - 1 for step in steps]]
     made = {"world": evidence.made.frames, "other_actions": evidence.others.frames, "copy_last": copy_last(evidence.segments)}
     curves = {name: psnr(truth, frames) for name, frames in made.items()}  # each (N, T)
@@ -109,7 +118,10 @@ def _margins(curves: dict[str, NDArray[np.float64]], foreign: NDArray[np.bool_],
 
 
 def reward(segments: Sequence[Segment], made: Rollouts) -> dict[str, Any]:
-    """Return the correlation of predicted with true reward, a step and summed over the horizon, and the mean rewards."""
+    """Return the correlation of predicted with true reward, a step and summed over the horizon, and the mean rewards.
+
+    ``slope_of_sums`` is the least-squares slope of true on predicted sums, 1 where predictions are calibrated; ``sums`` are the pairs.
+    """
     truth = np.stack([segment.rewards for segment in segments])  # (N, T)
     total, imagined = truth.sum(axis=1), made.rewards.sum(axis=1)
     return {
@@ -119,6 +131,8 @@ def reward(segments: Sequence[Segment], made: Rollouts) -> dict[str, Any]:
         "error_of_sums": mean_error(total, imagined),
         "mean_true": float(truth.mean()),
         "mean_predicted": float(made.rewards.mean()),
+        "slope_of_sums": slope(imagined, total),
+        "sums": [[round(float(a), 4), round(float(b), 4)] for a, b in zip(total, imagined, strict=True)],
     }
 
 
@@ -153,19 +167,54 @@ def state(
     """Return how well state can be read back: by the probe from real and imagined frames, and by the world's own head.
 
     Errors are in physical units; ``guess`` is what always answering with the median of the true values gives.
+
+    Returns:
+        ``figures`` by name and step; ``curve``, by reader, the error over the guess's at each step, mean over names;
+        ``normalised_error``, the same at chosen steps; and ``accuracy``, by reader, the correlation with the true value over all steps,
+        mean over names: one number to compare worlds by.
     """
     mine, theirs = columns(names, of_store), columns(names, of_world)
     truth = np.stack([segment.state for segment in evidence.segments])[..., mine]  # (N, T, S)
     steps = [step for step in STATE_STEPS if step <= truth.shape[1]] or [truth.shape[1]]
-    last = np.stack([segment.context.frames[-1] for segment in evidence.segments])
-    report: dict[str, Any] = {name: {} for name in names}
-    for step in steps:
-        read = {"head": evidence.made.state[:, step - 1, theirs]}
-        if probe is not None:
-            read["probe_real"] = probe.read(pairs_at(step, last, real(evidence.segments)))[:, mine]
-            read["probe_imagined"] = probe.read(pairs_at(step, last, evidence.made.frames))[:, mine]
-        for s, name in enumerate(names):
+    read = {"head": evidence.made.state[..., theirs]}  # each (N, T, S)
+    if probe is not None:
+        read["probe_real"] = read_rollouts(probe, evidence.segments, real(evidence.segments))[..., mine]
+        read["probe_imagined"] = read_rollouts(probe, evidence.segments, evidence.made.frames)[..., mine]
+    figures: dict[str, Any] = {name: {} for name in names}
+    for s, name in enumerate(names):
+        for step in steps:
             true = truth[:, step - 1, s]
-            report[name][str(step)] = {key: compare(true, value[:, s]) for key, value in read.items()}
-            report[name][str(step)]["guess"] = compare(true, np.full_like(true, np.median(true)))
-    return {"steps": steps, "names": list(names), "figures": report}
+            figures[name][str(step)] = {key: compare(true, value[:, step - 1, s]) for key, value in read.items()}
+            figures[name][str(step)]["guess"] = compare(true, np.full_like(true, np.median(true)))
+    curve = {key: normalised_error(truth, value) for key, value in read.items()}
+    return {
+        "steps": steps,
+        "names": list(names),
+        "figures": figures,
+        "curve": curve,
+        "normalised_error": {str(step): {key: values[step - 1] for key, values in curve.items()} for step in steps},
+        "accuracy": {key: mean_correlation(truth, value) for key, value in read.items()},
+    }
+
+
+def read_rollouts(probe: Probe, segments: Sequence[Segment], frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Read the state ``(N, T, S)`` from frames ``(N, T, H, W, 3)`` that follow N segments' contexts, each with the one before it."""
+    last = np.stack([segment.context.frames[-1] for segment in segments])
+    return np.stack([probe.read(pairs_at(step, last, frames)) for step in range(1, frames.shape[1] + 1)], axis=1)
+
+
+def normalised_error(truth: NDArray[np.float32], read: NDArray[np.float32]) -> list[float | None]:
+    """Return the mean absolute error by step over that of the best constant answer, mean over the state that varies; all ``(N, T, S)``."""
+    guess = np.abs(truth - np.median(truth, axis=0)).mean(axis=0, dtype=np.float64)  # (T, S)
+    error = np.abs(truth - read).mean(axis=0, dtype=np.float64)  # (T, S)
+    shares = (own[varies] / other[varies] for own, other in zip(error, guess, strict=True) for varies in [other > 0])
+    return [round(float(share.mean()), 4) if len(share) else None for share in shares]
+
+
+def mean_correlation(truth: NDArray[np.float32], read: NDArray[np.float32]) -> float | None:
+    """Return Pearson's correlation over all values of each state ``(..., S)``, mean over those that vary; None where none does.
+
+    What is read without any variation has a correlation of 0.
+    """
+    found = [correlation(truth[..., s], read[..., s]) or 0.0 for s in range(truth.shape[-1]) if np.ptp(truth[..., s]) > 0]
+    return float(np.mean(found)) if found else None

@@ -73,7 +73,7 @@ def cut_segments(
         episode = store[i]
         room = len(episode) + 1 - context - horizon
         for start in sorted(generator.choice(room + 1, size=min(per_episode, room + 1), replace=False)) if room >= 0 else ():
-            segments.append(_segment(episode, int(start), context, horizon, seed=len(segments)))
+            segments.append(cut_segment(episode, int(start), context, horizon, seed=len(segments)))
         if len(segments) >= limit:
             break
     if not segments:
@@ -81,18 +81,28 @@ def cut_segments(
     return segments[:limit]
 
 
-def _segment(episode: Episode, start: int, context: int, horizon: int, *, seed: int) -> Segment:
+def cut_segment(episode: Episode, start: int, context: int, horizon: int, *, seed: int) -> Segment:
+    """Cut one stretch out of an episode, as a copy, whose context begins at frame ``start``."""
     now = start + context - 1  # number of the last context frame: action[now] leads to frame[now + 1]
     name = f"episode seed {episode.seed}, frame {start}"
     return Segment(
-        context=Context(episode.frames[start : now + 1], episode.actions[start:now], episode.conditioning, name),
+        context=Context(episode.frames[start : now + 1].copy(), episode.actions[start:now], episode.conditioning, name),
         actions=episode.actions[now : now + horizon],
-        frames=episode.frames[now + 1 : now + 1 + horizon],
+        frames=episode.frames[now + 1 : now + 1 + horizon].copy(),
         rewards=episode.rewards[now : now + horizon],
         state=episode.state[now + 1 : now + 1 + horizon],
         seed=seed,
         segmentation=episode.labels[SEGMENTATION][now : now + 1 + horizon] if SEGMENTATION in episode.labels else None,
     )
+
+
+def longest_horizon(store: EpisodeStore, *, split: str, context: int, wanted: int, read: int = 32) -> int:
+    """Return ``wanted``, or the longest horizon, to ten steps, that half of the first ``read`` episodes have room for."""
+    lengths = sorted(len(store[i]) for i in store.split(split)[:read])
+    if not lengths:
+        return 0
+    room = lengths[len(lengths) // 2] + 1 - context
+    return wanted if room >= wanted else max(0, room // 10 * 10)
 
 
 def other_actions(segments: Sequence[Segment]) -> list[Segment]:

@@ -32,6 +32,11 @@ def real_above_imagined(
     while len(cells) % columns:
         cells.append(np.full_like(cells[0], 255))
     sheet = np.concatenate([np.concatenate(cells[i : i + columns], axis=1) for i in range(0, len(cells), columns)])
+    save_sheet(path, sheet, scale=scale)
+
+
+def save_sheet(path: Path, sheet: NDArray[np.uint8], *, scale: int = 2) -> None:
+    """Write a picture ``(H, W, 3)``, enlarged by ``scale``, nearest neighbour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).resize((sheet.shape[1] * scale, sheet.shape[0] * scale), Image.Resampling.NEAREST).save(path)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldsim.evaluation.sight import WIDTH, Sight, fit, look
 from worldsim.tokenizer import to_model
 from worldsim.types import EpisodeStore
 
-_SIDE = 64  # larger frames are averaged down to it
 _PER_EPISODE = 32
 
 
@@ -30,6 +29,10 @@ class Readable:
 
     frames: NDArray[np.uint8]
     state: NDArray[np.float32]
+
+    def take(self, rows: NDArray[np.int64]) -> Readable:
+        """Return some of them."""
+        return Readable(self.frames[rows], self.state[rows])
 
 
 def draw_pairs(store: EpisodeStore, split: str, count: int, *, seed: int = 0) -> Readable:
@@ -55,7 +58,7 @@ def draw_pairs(store: EpisodeStore, split: str, count: int, *, seed: int = 0) ->
 
 
 class Probe(nn.Module):
-    """Four strided convolutions and two linear layers on a pair of frames.
+    """``Sight`` on a pair of frames, and a linear layer to the labelled state of the later one.
 
     Args:
         mean: ``(S,)`` mean of the labels it learns.
@@ -67,28 +70,25 @@ class Probe(nn.Module):
 
     def __init__(self, mean: NDArray[np.float32], std: NDArray[np.float32]) -> None:
         super().__init__()
-        widths = (6, 32, 48, 64, 64)
-        layers: list[nn.Module] = []
-        for a, b in pairwise(widths):
-            layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(8, b), nn.SiLU()]
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
-        self.head = nn.Sequential(nn.Linear(16 * widths[-1], 128), nn.SiLU(), nn.Linear(128, len(mean)))
+        self.sight = Sight(2)
+        self.head = nn.Linear(WIDTH, len(mean))
         self.register_buffer("mean", torch.from_numpy(mean))
         self.register_buffer("std", torch.from_numpy(std))
 
     def forward(self, pairs: Tensor) -> Tensor:
         """Map ``(N, 2, 3, H, W)`` in [-1, 1] to standardised state ``(N, S)``."""
-        x = pairs.flatten(1, 2)  # (N, 6, H, W)
-        if max(x.shape[-2:]) > _SIDE:
-            x = F.interpolate(x, size=(_SIDE, _SIDE), mode="area")  # (N, 6, 64, 64)
-        y: Tensor = self.head(self.body(x))  # (N, S)
+        y: Tensor = self.head(self.sight(pairs))  # (N, S)
         return y
 
-    @torch.inference_mode()
-    def read(self, frames: NDArray[np.uint8], *, batch: int = 256) -> NDArray[np.float32]:
+    def read(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Read the state ``(N, S)`` in physical units of the later frame of each pair ``(N, 2, H, W, 3)``."""
-        parts = [self(to_model(torch.from_numpy(frames[i : i + batch]))) * self.std + self.mean for i in range(0, len(frames), batch)]
-        return torch.cat(parts).numpy().astype(np.float32)
+        return self.named(look(self.sight, frames))
+
+    @torch.inference_mode()
+    def named(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Read the state ``(N, S)`` in physical units from what ``sight`` gives, ``(N, 128)``."""
+        read: NDArray[np.float32] = (self.head(torch.from_numpy(features)) * self.std + self.mean).numpy()
+        return read
 
 
 def train_probe(data: Readable, *, steps: int = 1000, batch: int = 64, lr: float = 2e-3, seed: int = 0) -> Probe:
@@ -102,21 +102,16 @@ def train_probe(data: Readable, *, steps: int = 1000, batch: int = 64, lr: float
         seed: For weights and order.
     """
     mean, std = data.state.mean(0), np.maximum(data.state.std(0), 1e-6)
-    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         probe = Probe(mean.astype(np.float32), std.astype(np.float32))
-    optimiser = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
     labels = torch.from_numpy((data.state - mean) / std).float()  # (N, S)
-    for _ in range(steps):
-        rows = torch.randint(len(labels), (batch,), generator=generator)
-        loss = F.smooth_l1_loss(probe(to_model(torch.from_numpy(data.frames[rows.numpy()]))), labels[rows])
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        optimiser.step()
-        schedule.step()
-    return probe.eval()
+
+    def loss(rows: NDArray[np.int64]) -> Tensor:
+        return F.smooth_l1_loss(probe(to_model(torch.from_numpy(data.frames[rows]))), labels[torch.from_numpy(rows)])
+
+    fit(probe, loss, len(labels), steps=steps, batch=batch, lr=lr, seed=seed)
+    return probe
 
 
 def pairs_at(step: int, last: NDArray[np.uint8], frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from worldsim.checkpoint import resolve
-from worldsim.evaluation.chart import line_chart
+from worldsim.evaluation.crowd import clips_ending, distances
+from worldsim.evaluation.drift import BAR as DRIFT_BAR
+from worldsim.evaluation.drift import Drift, drive, figures_of
 from worldsim.evaluation.endings import endings
-from worldsim.evaluation.figures import Evidence, episode_name, open_loop, reward, state, uncertainty
+from worldsim.evaluation.fidelity import fidelity
+from worldsim.evaluation.figures import LONG_STEPS, Evidence, episode_name, open_loop, reward, state, uncertainty
+from worldsim.evaluation.gallery import draw, shown
+from worldsim.evaluation.inverse import AFTER
+from worldsim.evaluation.judge import Judge
 from worldsim.evaluation.labels import labels
-from worldsim.evaluation.openloop import Segment, cut_segments, imagine, other_actions, real
-from worldsim.evaluation.pictures import real_above_imagined
-from worldsim.evaluation.probe import Probe, draw_pairs, train_probe
-from worldsim.evaluation.report import model_card, record_quality, to_markdown
+from worldsim.evaluation.memory import memory
+from worldsim.evaluation.openloop import Segment, cut_segments, imagine, longest_horizon, other_actions, real
+from worldsim.evaluation.report import model_card, record_quality
 from worldsim.evaluation.speed import machine_facts
+from worldsim.evaluation.suite import Judges, Long, Protocol, Stopwatch, Suite, train_judges
+from worldsim.evaluation.tables import to_markdown
 from worldsim.labeller import SEGMENTATION
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
@@ -27,40 +34,10 @@ from worldsim.spec import Sampling
 from worldsim.targets import instantiate_allowed
 from worldsim.types import EpisodeStore
 
+__all__ = ["Protocol", "Suite", "evaluate", "main", "write"]
 
-@dataclass(frozen=True)
-class Protocol:
-    """How a world is measured.
-
-    Attributes:
-        split: Split of the dataset.
-        context: Real frames that rollouts start from.
-        horizon: Steps of a rollout.
-        segments: Most rollouts.
-        per_episode: Rollouts that start in one episode.
-        seed: For the places of rollouts, the noise, and the probe.
-        batch: Rollouts that run together.
-        pairs: Real pairs of frames that the probe learns from; 0 leaves the probe out.
-        probe_steps: Its training steps.
-    """
-
-    split: str = "heldout"
-    context: int = 8
-    horizon: int = 64
-    segments: int = 64
-    per_episode: int = 4
-    seed: int = 0
-    batch: int = 16
-    pairs: int = 8000
-    probe_steps: int = 1000
-
-    def __post_init__(self) -> None:
-        """Refuse what measures nothing."""
-        for name in ("context", "horizon", "segments", "per_episode", "batch", "probe_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"protocol.{name}={getattr(self, name)} must be 1 or more")
-        if self.pairs < 0:
-            raise ValueError(f"protocol.pairs={self.pairs} must be 0 (no probe) or more")
+SECTIONS = ("long", "distance", "fidelity", "drift", "endings", "memory")
+"""Keys of the settings that null leaves out."""
 
 
 def main(cfg: DictConfig) -> None:
@@ -74,7 +51,9 @@ def main(cfg: DictConfig) -> None:
     settings: Any = OmegaConf.to_container(cfg.protocol, resolve=True)
     given = {key: value for key, value in cfg.sampling.items() if value is not None}
     sampling = replace(world.spec.sampling, **{str(key): value for key, value in given.items()})
-    report, evidence = evaluate(world, store, Protocol(**settings), sampling=sampling)
+    sections: Any = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in SECTIONS if cfg[name] is not None}
+    suite = Suite.from_settings(sections, world.spec.action_space, instantiate_allowed)
+    report, evidence = evaluate(world, store, Protocol(**settings), sampling=sampling, suite=suite)
     folder = Path(cfg.out)
     write(folder, report, evidence)
     print(f"\n{to_markdown(report)}\nwritten to {folder}")
@@ -86,7 +65,13 @@ def main(cfg: DictConfig) -> None:
 
 
 def evaluate(
-    world: WorldModel, store: EpisodeStore, protocol: Protocol, *, sampling: Sampling | None = None, say: Callable[[str], None] = print
+    world: WorldModel,
+    store: EpisodeStore,
+    protocol: Protocol,
+    *,
+    sampling: Sampling | None = None,
+    suite: Suite | None = None,
+    say: Callable[[str], None] = print,
 ) -> tuple[dict[str, Any], Evidence]:
     """Measure a world on a dataset.
 
@@ -95,6 +80,7 @@ def evaluate(
         store: The dataset it was learned from, or another of the same frame size and actions.
         protocol: How.
         sampling: How frames are made; the world's own by default.
+        suite: Which further sections; endings alone by default.
         say: Is told what is being done.
 
     Returns:
@@ -105,47 +91,125 @@ def evaluate(
     """
     _check_fit(world, store)
     _say_of_labels(world, store, say)
-    simulator = Simulator(world, sampling=sampling)
+    suite, watch, simulator = suite or Suite(), Stopwatch(), Simulator(world, sampling=sampling)
     cut = {name: getattr(protocol, name) for name in ("split", "context", "horizon", "per_episode", "seed")}
     segments = cut_segments(store, limit=protocol.segments, **cut)
     names = [name for name in world.spec.state_names if name in store.info.state_names]
-    probe = _probe(store, protocol, say) if names and protocol.pairs else None
+    judges = train_judges(store, protocol, suite, names=names, watch=watch, say=say)
     say(f"rolling out {len(segments)} segments of {protocol.horizon} steps, with their own actions and with others'")
-    evidence = Evidence(
-        segments, imagine(simulator, segments, batch=protocol.batch), imagine(simulator, other_actions(segments), batch=protocol.batch)
-    )
+    with watch.of("rollouts"):
+        evidence = _roll_out(simulator, segments, protocol.batch)
     say("comparing frames")
     report: dict[str, Any] = {
         "world": _describe_world(world, simulator.sampling),
         "data": _describe_data(store, segments, protocol),
         "made": machine_facts(),
-        "open_loop": open_loop(world, evidence),
-        "reward": reward(segments, evidence.made),
-        "endings": endings(simulator, store, split=protocol.split, context=protocol.context, horizon=min(16, protocol.horizon)),
     }
-    if world.uncertainty is not None:
-        report["uncertainty"] = uncertainty(evidence, float(world.uncertainty.threshold))
-    if evidence.made.segmentation.size:
-        report["labels"] = labels(world, segments, evidence.made)
+    with watch.of("open loop"):
+        report |= {"open_loop": open_loop(world, evidence), "reward": reward(segments, evidence.made)}
+        if world.uncertainty is not None:
+            report["uncertainty"] = uncertainty(evidence, float(world.uncertainty.threshold))
+        if evidence.made.segmentation.size:
+            report["labels"] = labels(world, segments, evidence.made)
     if names:
-        report["state"] = state(evidence, names, world.spec.state_names, store.info.state_names, probe)
-    return report, evidence
+        with watch.of("state"):
+            report["state"] = state(evidence, names, world.spec.state_names, store.info.state_names, judges.probe)
+    report |= _further(simulator, store, protocol, suite, judges, evidence, watch, say)
+    if suite.drift is not None and suite.policies and judges.judge is not None:
+        with watch.of("drift"):
+            report["drift"], evidence = _drift(simulator, suite, suite.drift, judges.judge, evidence, say)
+    return report | {"seconds": watch.seconds}, evidence
+
+
+def _roll_out(simulator: Simulator, segments: Sequence[Segment], batch: int) -> Evidence:
+    own, others = (imagine(simulator, each, batch=batch) for each in (segments, other_actions(segments)))
+    return Evidence(segments, own, others)
+
+
+def _further(
+    simulator: Simulator,
+    store: EpisodeStore,
+    protocol: Protocol,
+    suite: Suite,
+    judges: Judges,
+    evidence: Evidence,
+    watch: Stopwatch,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Measure the sections that ``suite`` asks for, all but drift."""
+    found: dict[str, Any] = {}
+    where: dict[str, Any] = {"split": protocol.split, "context": protocol.context, "batch": protocol.batch}
+    if suite.long is not None:
+        with watch.of("long"):
+            found |= _long(simulator, store, protocol, suite.long, say)
+    if suite.distance is not None and judges.judge is not None:
+        with watch.of("distance"):
+            apart = distances(evidence, judges.judge, width=suite.distance.width, seed=protocol.seed)
+            network = "the probe" if judges.probe is not None else "the inverse-dynamics network"
+            found["distance"] = {"network": network, "directions": judges.judge.reference.shape[1], **apart}
+    elif judges.judge is None and (suite.distance is not None or suite.drift is not None):
+        say("distances and drift are left out: no probe and no inverse-dynamics network was trained to judge by")
+    if judges.inverse is not None and protocol.horizon >= AFTER:
+        with watch.of("fidelity"):
+            found["fidelity"] = fidelity(evidence, judges.inverse)
+    if suite.endings is not None:
+        say("rolling out the ends of episodes")
+        with watch.of("endings"):
+            found["endings"] = endings(simulator, store, suite.endings, seed=protocol.seed, **where)
+    if suite.memory is not None and suite.memory.heading is not None:
+        with watch.of("memory"):
+            found["memory"] = memory(simulator, store, suite.memory, **where)
+    return found
+
+
+def _long(simulator: Simulator, store: EpisodeStore, protocol: Protocol, plan: Long, say: Callable[[str], None]) -> dict[str, Any]:
+    horizon = longest_horizon(store, split=protocol.split, context=protocol.context, wanted=plan.steps)
+    if horizon < plan.steps:
+        say(f"{protocol.split} episodes are too short for {plan.steps} steps after {protocol.context} context frames: {horizon} are asked")
+    if horizon <= protocol.horizon:
+        return {}
+    cut = {name: getattr(protocol, name) for name in ("split", "context", "seed")}
+    segments = cut_segments(
+        store, limit=plan.segments, horizon=horizon, per_episode=-(-plan.segments // len(store.split(protocol.split))), **cut
+    )
+    say(f"rolling out {len(segments)} segments of {horizon} steps")
+    evidence = _roll_out(simulator, segments, protocol.batch)
+    steps = sorted({*(step for step in LONG_STEPS if step <= horizon), horizon})
+    loop = open_loop(simulator.world, evidence, steps=steps)
+    kept = {name: loop[name] for name in ("steps", "psnr", "ssim", "curve")}
+    return {"long": {"asked": plan.steps, "horizon": horizon, "segments": len(segments), **kept}}
+
+
+def _drift(
+    simulator: Simulator, suite: Suite, plan: Drift, judge: Judge, evidence: Evidence, say: Callable[[str], None]
+) -> tuple[dict[str, Any], Evidence]:
+    apart = max(1, len(evidence.segments) // plan.rows)
+    contexts = [evidence.segments[i * apart % len(evidence.segments)].context for i in range(plan.rows)]
+    told, driven = dict[str, Any](), dict[str, Any]()
+    left_out = dict(suite.left_out)
+    for name, policy in suite.policies.items():
+        say(f"driving {plan.rows} x {plan.steps // plan.rows} steps by {name}")
+        try:
+            made = drive(simulator, contexts, policy, judge, steps=plan.steps // plan.rows)
+        except ValueError as error:
+            left_out[name] = str(error)
+            continue
+        told[name] = figures_of(made.outside, judge.criteria, sustained=plan.sustained)
+        told[name] |= {"bar": DRIFT_BAR, "met": told[name]["inside"] >= DRIFT_BAR}
+        driven[name] = made.shown
+    real_clips = clips_ending(
+        range(1, len(evidence.segments[0].actions) + 1), evidence.segments, real(evidence.segments), judge.sight.frames
+    )
+    inside = float((~judge.outside(real_clips).any(axis=1)).mean())
+    report = {"rows": plan.rows, "steps": plan.steps // plan.rows, "sustained": plan.sustained, "edge": plan.edge, "bar": DRIFT_BAR}
+    return report | {"real": inside, "policies": told, "left_out": left_out}, replace(evidence, driven=driven)
 
 
 def write(folder: Path, report: dict[str, Any], evidence: Evidence) -> None:
     """Write ``report.json``, ``report.md`` and the pictures into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
-    draw(folder, report, evidence)
-
-
-def draw(folder: Path, report: dict[str, Any], evidence: Evidence) -> None:
-    """Draw ``rollouts.png``, real above imagined, and ``open_loop.png``, PSNR over steps."""
-    apart = max(1, len(evidence.segments) // 8)
-    real_above_imagined(folder / "rollouts.png", real(evidence.segments)[::apart][:8], evidence.made.frames[::apart][:8])
-    curves = {name.replace("_", " "): values for name, values in report["open_loop"]["curve"].items()}
-    line_chart(folder / "open_loop.png", curves, title="Open loop: PSNR to the real frames [dB] by step")
+    (folder / "report.md").write_text(to_markdown(report) + shown(draw(folder, report, evidence)), encoding="utf-8")
 
 
 def _check_fit(world: WorldModel, store: EpisodeStore) -> None:
@@ -184,9 +248,3 @@ def _describe_data(store: EpisodeStore, segments: Sequence[Segment], protocol: P
         "segments": len(segments),
         "episodes": episodes,
     }
-
-
-def _probe(store: EpisodeStore, protocol: Protocol, say: Callable[[str], None]) -> Probe:
-    data = draw_pairs(store, "train", protocol.pairs, seed=protocol.seed)
-    say(f"training the probe on {len(data.frames):,} pairs of real frames")
-    return train_probe(data, steps=protocol.probe_steps, seed=protocol.seed)

@@ -16,6 +16,12 @@ def correlation(truth: NDArray[Any], made: NDArray[Any]) -> float | None:
     return float(np.corrcoef(a, b)[0, 1])
 
 
+def slope(told: NDArray[Any], truth: NDArray[Any]) -> float | None:
+    """Return the slope of the line that is nearest to the truth over what was told, 1 where it is calibrated; None where nothing varies."""
+    x, y = (np.asarray(values, np.float64).ravel() - np.mean(values) for values in (told, truth))
+    return float(x @ y / (x @ x)) if len(x) > 1 and np.ptp(x) > 0 else None
+
+
 def mean_error(truth: NDArray[Any], made: NDArray[Any]) -> float:
     """Return the mean absolute error."""
     return float(np.abs(np.asarray(truth, np.float64) - np.asarray(made, np.float64)).mean())

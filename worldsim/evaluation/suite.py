@@ -1,0 +1,203 @@
+"""What is measured of a world: the protocol that all sections share, and the sections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+from numpy.typing import NDArray
+
+from worldsim.evaluation.drift import Drift
+from worldsim.evaluation.endings import Endings
+from worldsim.evaluation.fidelity import Fidelity
+from worldsim.evaluation.inverse import Inverse, draw_clips, train_inverse
+from worldsim.evaluation.judge import Judge
+from worldsim.evaluation.memory import Memory
+from worldsim.evaluation.probe import Probe, draw_pairs, train_probe
+from worldsim.types import EpisodeStore, Policy
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a world is measured.
+
+    Attributes:
+        split: Split of the dataset.
+        context: Real frames that rollouts start from.
+        horizon: Steps of a rollout.
+        segments: Most rollouts.
+        per_episode: Rollouts that start in one episode.
+        seed: For the places of rollouts, the noise, and the probe.
+        batch: Rollouts that run together.
+        pairs: Real pairs of frames that the probe learns from; 0 leaves the probe out.
+        probe_steps: Its training steps.
+    """
+
+    split: str = "heldout"
+    context: int = 8
+    horizon: int = 64
+    segments: int = 64
+    per_episode: int = 4
+    seed: int = 0
+    batch: int = 16
+    pairs: int = 8000
+    probe_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing."""
+        for name in ("context", "horizon", "segments", "per_episode", "batch", "probe_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"protocol.{name}={getattr(self, name)} must be 1 or more")
+        if self.pairs < 0:
+            raise ValueError(f"protocol.pairs={self.pairs} must be 0 (no probe) or more")
+
+
+@dataclass(frozen=True)
+class Long:
+    """Long rollouts: wanted ``steps``, fewer where the recorded episodes are shorter, of at most ``segments`` segments."""
+
+    steps: int = 256
+    segments: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing."""
+        if min(self.steps, self.segments) < 1:
+            raise ValueError(f"long.steps={self.steps} and long.segments={self.segments} must be 1 or more; long=null leaves it out")
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Frechet distances; ``width`` steps round each chosen one are pooled."""
+
+    width: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing."""
+        if self.width < 1:
+            raise ValueError(f"distance.width={self.width} must be 1 or more steps; distance=null leaves the section out")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The sections beside frames, reward and state; None leaves one out.
+
+    Attributes:
+        long: Open loop over hundreds of steps.
+        distance: Frozen-feature Frechet distances.
+        fidelity: Inverse dynamics.
+        drift: Thousands of steps under each of ``policies``.
+        endings: Termination.
+        memory: Turning away and coming back; left out without the name of a heading.
+        policies: Who drives, by name.
+        left_out: Why other policies do not, by name.
+    """
+
+    long: Long | None = None
+    distance: Distance | None = None
+    fidelity: Fidelity | None = None
+    drift: Drift | None = None
+    endings: Endings | None = field(default_factory=Endings)
+    memory: Memory | None = None
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def from_settings(settings: Mapping[str, Any], space: Space[Any], build: Callable[..., Any]) -> Suite:
+        """Build a suite from ``configs/evaluate.yaml``'s keys.
+
+        Args:
+            settings: Plain containers by section; null leaves one out.
+            space: The world's action space; a policy that refuses it is left out.
+            build: Makes a policy from its settings and ``action_space``.
+        """
+        kinds = {"long": Long, "distance": Distance, "fidelity": Fidelity, "endings": Endings, "memory": Memory}
+        sections = {name: kind(**settings[name]) for name, kind in kinds.items() if settings.get(name) is not None}
+        sections = {name: sections.get(name) for name in kinds}
+        policies, left_out = dict[str, Policy](), dict[str, str]()
+        drift = dict(settings.get("drift") or {})
+        for name, given in (drift.pop("policies", None) or {}).items():
+            if given is not None:
+                try:
+                    policies[name] = build(given, action_space=space)
+                except ValueError as error:
+                    left_out[name] = str(error)
+        return Suite(**sections, drift=Drift(**drift) if drift else None, policies=policies, left_out=left_out)
+
+
+class Stopwatch:
+    """Seconds by section."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, section: str) -> Iterator[None]:
+        """Add what passes inside to a section."""
+        began = time.perf_counter()
+        yield
+        self.seconds[section] = round(self.seconds.get(section, 0.0) + time.perf_counter() - began, 1)
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What was trained on real frames: a probe of state, an inverse-dynamics network, and the judge that uses one of them."""
+
+    probe: Probe | None = None
+    inverse: Inverse | None = None
+    judge: Judge | None = None
+
+
+def train_judges(
+    store: EpisodeStore, protocol: Protocol, suite: Suite, *, names: Sequence[str], watch: Stopwatch, say: Callable[[str], None]
+) -> Judges:
+    """Train the judges that the sections need.
+
+    Args:
+        store: The dataset; its train split is used.
+        protocol: Sizes and seed.
+        suite: The sections.
+        names: State that world and dataset share; without any there is no probe.
+        watch: Times each training.
+        say: Is told what is being done.
+    """
+    wanted = suite.distance is not None or suite.drift is not None
+    spare = np.zeros((0, 0, 0, 0, 0), np.uint8)
+    probe, inverse = None, None
+    if names and protocol.pairs:
+        with watch.of("probe"):
+            data = draw_pairs(store, "train", _drawn(protocol.pairs, wanted), seed=protocol.seed)
+            kept, rest = _split(len(data.frames), protocol.pairs, wanted, protocol.seed)
+            say(f"training the probe on {len(kept):,} pairs of real frames")
+            probe = train_probe(data.take(kept), steps=protocol.probe_steps, seed=protocol.seed)
+            spare = data.frames[rest]
+    if suite.fidelity is not None:
+        with watch.of("inverse dynamics"):
+            alone = wanted and probe is None
+            clips = draw_clips(store, "train", _drawn(suite.fidelity.clips, alone), seed=protocol.seed)
+            kept, rest = _split(len(clips.frames), suite.fidelity.clips, alone, protocol.seed)
+            say(f"training inverse dynamics on {len(kept):,} real clips")
+            inverse = train_inverse(clips.take(kept), store.info.action_space, steps=suite.fidelity.steps, seed=protocol.seed)
+            spare = clips.frames[rest] if alone else spare
+    trained = probe or inverse
+    if not wanted or trained is None:
+        return Judges(probe, inverse)
+    edge = (suite.drift or Drift()).edge
+    told = store.info.state_names if probe is not None else ()
+    return Judges(probe, inverse, Judge.of(trained.sight, spare, probe=probe, names=told, edge=edge))
+
+
+def _drawn(count: int, spare: bool) -> int:
+    """Return how many clips to draw to train on ``count`` of them and, where some are to spare, judge by half as many."""
+    return count + count // 2 if spare else count
+
+
+def _split(there: int, count: int, spare: bool, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split rows at random into at most ``count`` to train on and those to spare; a third is spared where there are too few."""
+    order = np.random.default_rng(seed).permutation(there)
+    kept = min(count, max(1, there * 2 // 3)) if spare else there
+    return order[:kept], order[kept:]
