@@ -22,7 +22,6 @@ import torch
 from ablation_referee import Referee, apart, open_referee
 from ablation_variants import BASE, VARIANTS, Variant
 from common import RESULTS, describe
-from torch import nn
 
 from worldsim.config import compose
 from worldsim.evaluation.openloop import imagine, other_actions
@@ -141,12 +140,10 @@ def judge(bench: Bench, world: Any, variant: Variant) -> dict[str, Any]:
     """Roll a world out and return its figures."""
     sampling = replace(Sampling(steps=1, context_level=1.0, shortcut=False), **variant.sampling)
     segments = bench.referee.segments
-    nn.Module.requires_grad_(world.dynamics, False)
     simulator, batch = Simulator(world, sampling=sampling, sink=variant.sink), bench.args.batch
     made = imagine(simulator, segments, batch=batch).frames
     others = imagine(simulator, other_actions(segments), batch=batch).frames
     figures = bench.referee.judge(made, others)
-    nn.Module.requires_grad_(world.dynamics, True)
     return {"sampling": asdict(sampling), "gflop_a_frame": frame_flops(world, sampling)["total"], **figures}
 
 
@@ -169,6 +166,20 @@ def write_json(file: Path, data: Any) -> None:
     part = file.with_suffix(".part")
     part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     part.replace(file)
+
+
+def check_settings(args: argparse.Namespace) -> None:
+    """Refuse a folder of results that were made at another budget or judged in another way.
+
+    Raises:
+        ValueError: It holds such.
+    """
+    names = ("equal", "tflop" if args.equal == "flop" else "steps", "segments", "horizon", "pairs", "probe_steps")
+    mine, file = {name: getattr(args, name) for name in names}, args.work / "settings.json"
+    theirs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else mine
+    if theirs != mine:
+        raise ValueError(f"--work {args.work} holds results of {theirs}, this is {mine}: choose another folder, or remove that one")
+    write_json(file, mine)
 
 
 def possible(bench: Bench, name: str) -> str:
@@ -279,6 +290,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    check_settings(args)
     torch.set_num_threads(1)
     store = open_data(compose("train_dynamics", [f"data.path={args.data}"]))
     print(f"training the probe on {args.pairs} pairs of real frames", flush=True)

@@ -90,15 +90,25 @@ def make(name: str, settings: Settings, args: argparse.Namespace, way: str) -> C
     return Ours(settings, RECIPES[name], way, tokenizer_share=args.tokenizer_share)
 
 
+def try_way(name: str, settings: Settings, args: argparse.Namespace, way: str) -> float | None:
+    """Measure seconds a step in one way; None where it does not run, as code that does not compile."""
+    try:
+        seconds = round(make(name, settings, args, way).seconds_a_step(args.trial), 4)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        print(f"{name}: {way} does not run: {error}", flush=True)
+        return None
+    print(f"{name}: {way} {seconds:.2f} s a step", flush=True)
+    return seconds
+
+
 def choose_way(name: str, settings: Settings, args: argparse.Namespace) -> dict[str, float]:
     """Measure seconds a step in each way, or read them where they were measured."""
     file = settings.work / f"ways-{name}.json"
     if not file.exists():
-        taken = {way: round(make(name, settings, args, way).seconds_a_step(args.trial), 4) for way in args.ways}
+        taken = {way: seconds for way in args.ways if (seconds := try_way(name, settings, args, way)) is not None}
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(taken) + "\n", encoding="utf-8")
     measured: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
-    print(f"{name}: " + ", ".join(f"{way} {seconds:.2f} s a step" for way, seconds in measured.items()), flush=True)
     return measured
 
 

@@ -158,3 +158,11 @@ def test_the_table_sets_variants_against_the_base_on_the_same_segments(scripts: 
     text = scripts.ablation.text_of(figures)
     assert "| `ramp`: ramp | 5 | 1.0 | 0.300 | 23.00 | +2.00 ± 1.00 | +1.00 | 0.50 |" in text
     assert "Two seeds of the base are 0.50 dB apart" in text
+
+
+def test_results_of_another_budget_are_not_mixed(scripts: Any, tmp_path: Path) -> None:
+    settings = {"equal": "flop", "tflop": 30.0, "steps": 9, "segments": 4, "horizon": 16, "pairs": 0, "probe_steps": 1}
+    scripts.ablation.check_settings(SimpleNamespace(work=tmp_path, **settings))
+    scripts.ablation.check_settings(SimpleNamespace(work=tmp_path, **{**settings, "steps": 10}))  # nobody asked for steps
+    with pytest.raises(ValueError, match=r"holds results of .*'tflop': 30\.0.*choose another folder"):
+        scripts.ablation.check_settings(SimpleNamespace(work=tmp_path, **{**settings, "tflop": 5.0}))
