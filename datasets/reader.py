@@ -41,7 +41,7 @@ from worldsim.datasets.records import Records, read_index
 from worldsim.datasets.seal import check_seal
 from worldsim.datasets.shards import SlotLayout, slot_layout
 from worldsim.datasets.storage import Root, each, place, sizes
-from worldsim.episode import Conditioning, Episode
+from worldsim.episode import Conditioning, Episode, cut_frames
 from worldsim.spaces import space_from_json
 from worldsim.types import StoreInfo
 
@@ -154,6 +154,16 @@ class EpisodeReader:
         if isinstance(self.records, Records):
             return self.records.table.length
         return np.array([record["length"] for record in self.records], dtype=np.int64)
+
+    def cuts(self) -> dict[int, list[int]]:
+        """Return the episodes that a scenario cut, and ``Episode.cuts`` of each.
+
+        All commit records are read where a scenario of the plan has cuts in it, none otherwise.
+        """
+        if (plan := self.path / "plan.json").exists() and b'"cut' not in plan.read_bytes():
+            return {}
+        told = each(self.path, lambda i: cut_frames(self.records[i]["params"]), range(len(self)))
+        return {i: frames for i, frames in enumerate(told) if frames}
 
     def split(self, name: str) -> list[int]:
         """Return the episode indices of split ``train`` or ``heldout``.

@@ -6,6 +6,7 @@ Letters: F frames of a clip, K = (F - 1) * stride steps of a clip, T steps of an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,8 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
         align: ``any``: a clip begins at any frame; ``chunk``: only where a stored chunk does, which reads least.
         split: ``train``, ``heldout``, or None for all episodes.
         streams: Which streams to read, of ``STREAMS``; default: all there are.
+        across_cuts: Whether a clip may hold a frame that does not follow from the one before, where a scenario cut its episode. Knowing
+            the cuts takes reading the records of all episodes of a dataset whose scenarios have some.
 
     Raises:
         ValueError: The folder is no dataset, no episode is long enough, or a number, split or stream is wrong.
@@ -113,6 +116,7 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
         align: str = "any",
         split: str | None = "train",
         streams: Sequence[str] | None = None,
+        across_cuts: bool = False,
     ) -> None:
         if frames < 1 or stride < 1:
             raise DatasetError(f"frames={frames} and stride={stride} must be 1 or more")
@@ -120,11 +124,12 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
             raise DatasetError(f"align={align!r} must be 'any' or 'chunk'")
         self.reader = EpisodeReader(path)
         self.streams = _streams(self.reader, streams)
-        self.episodes = np.array(_episodes(self.reader, split), dtype=np.int64)
         self.steps, self.stride = (frames - 1) * stride, stride
         self._every = CHUNK_FRAMES if align == "chunk" else 1
-        lengths = self.reader.lengths()[self.episodes]
-        self._ends = np.cumsum(np.where(lengths >= self.steps, (lengths - self.steps) // self._every + 1, 0))
+        self.episodes, first, lengths = _stretches(self.reader, _episodes(self.reader, split), across_cuts=across_cuts)
+        self._first = -(-first // self._every) * self._every
+        room = first + lengths - self.steps - self._first  # steps that the first clip of a stretch can move on
+        self._ends = np.cumsum(np.where(room >= 0, room // self._every + 1, 0))
         if not len(self):
             longest = int(lengths.max(initial=0)) + 1
             raise DatasetError(f"clips of {frames} frames, {stride} apart, take {self.steps + 1} frames: the longest episode has {longest}")
@@ -142,7 +147,7 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
         number = range(len(self))[index]
         which = int(np.searchsorted(self._ends, number, side="right"))
         before = int(self._ends[which - 1]) if which else 0
-        return int(self.episodes[which]), (number - before) * self._every
+        return int(self.episodes[which]), int(self._first[which]) + (number - before) * self._every
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Read a clip.
@@ -212,6 +217,23 @@ def _streams(reader: EpisodeReader, streams: Sequence[str] | None) -> tuple[str,
 
 def _episodes(reader: EpisodeReader, split: str | None) -> list[int]:
     return list(range(len(reader))) if split is None else reader.split(split)
+
+
+def _stretches(
+    reader: EpisodeReader, episodes: list[int], *, across_cuts: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return episode, first frame and steps of all stretches between cuts, in order."""
+    own, lengths = np.array(episodes, dtype=np.int64), reader.lengths()
+    cuts = {} if across_cuts else reader.cuts()
+    if not cuts:
+        return own, np.zeros_like(own), lengths[own]
+    found = [
+        (episode, first, after - first - 1)
+        for episode in episodes
+        for first, after in pairwise((0, *cuts.get(episode, ()), int(lengths[episode]) + 1))
+    ]
+    table = np.array(found, dtype=np.int64).reshape(-1, 3)
+    return table[:, 0], table[:, 1], table[:, 2]
 
 
 def _tensor(name: str, values: NDArray[Any]) -> Tensor:

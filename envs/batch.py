@@ -16,6 +16,7 @@ from torch import Tensor
 
 from worldsim.envs.rows import NOT_FINITE, Outcome, Rows
 from worldsim.envs.snapshot import WorldSnapshot, as_snapshot
+from worldsim.envs.start import as_conditioning
 from worldsim.episode import Conditioning
 
 
@@ -99,7 +100,7 @@ class Batch:
         told: dict[str, Any] = {"state": self.rows.labelled(taken.outcome.labels, [row])[0]}
         return {**told, "truncation_reason": NOT_FINITE} if taken.broken[row] else told
 
-    def tell(self, rows: Any, conditionings: Sequence[Conditioning]) -> None:
+    def tell(self, rows: Any, conditionings: Sequence[Conditioning | Mapping[str, Any]]) -> None:
         """Tell the world something else of rows from the next step on.
 
         Raises:
@@ -108,7 +109,7 @@ class Batch:
         found = self._indices(rows)
         if len(set(found)) != len(found) or len(conditionings) != len(found):
             raise ValueError(f"rows={found} and {len(conditionings)} conditionings: name each row once, and give one for each")
-        self.rows.tell(found, conditionings)
+        self.rows.tell(found, [as_conditioning(one) for one in conditionings])
 
     def clone_state(self, indices: Any, *, include_rng: bool) -> WorldSnapshot:
         """Return a snapshot of the rows named; a row may be named several times.

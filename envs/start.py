@@ -89,7 +89,7 @@ class Starts:
         given = {**self._defaults, **(options or {})}
         _only(given, tuple(self._defaults), "reset option")
         seed = int(generator.integers(2**62))
-        told = None if given["conditioning"] is None else _conditioning(given["conditioning"])
+        told = None if given["conditioning"] is None else as_conditioning(given["conditioning"])
         if isinstance(given["context"], str) and given["context"] == GENERATE:
             return _start(self._generated(told or Conditioning(), seed), seed)
         if isinstance(given["context"], Mapping) and "snapshot" in given["context"]:
@@ -218,7 +218,14 @@ def _index(given: Any, count: int, generator: np.random.Generator, what: str) ->
     return int(given)
 
 
-def _conditioning(given: Any) -> Conditioning:
+def as_conditioning(given: Any) -> Conditioning:
+    """Return a ``Conditioning``, or a mapping of its parts, as a ``Conditioning``.
+
+    Raises:
+        ValueError: It is neither, or has parts of other kinds.
+    """
+    if isinstance(given, Conditioning):
+        return given
     if not isinstance(given, Mapping):
         raise ValueError(f"conditioning {given!r} must be a mapping {{'tags': [...], 'numbers': {{...}}, 'text': '...'}}")
     _only(given, ("tags", "numbers", "text"), "key of conditioning")

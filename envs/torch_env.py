@@ -17,6 +17,7 @@ from worldsim.envs.batch import Batch
 from worldsim.envs.rows import Rows
 from worldsim.envs.snapshot import WorldSnapshot
 from worldsim.envs.tensor_actions import TensorActions
+from worldsim.episode import Conditioning
 
 
 class TorchWorldEnv:
@@ -137,6 +138,14 @@ class TorchWorldEnv:
     def frames(self) -> Tensor:
         """Return the newest frame of each row, ``(B, H, W, 3)`` uint8; latents are decoded for it."""
         return self.rows.frames()
+
+    def set_conditioning(self, rows: Any, conditionings: Sequence[Conditioning | Mapping[str, Any]]) -> None:
+        """Tell the world something else of ``rows`` from the next step on, see ``WorldSimVectorEnv.set_conditioning``.
+
+        Raises:
+            ValueError: There is no such row or no running episode, or the world does not know a tag or number; no row has changed then.
+        """
+        self.batch.tell(rows, conditionings)
 
     def clone_state(self, indices: Any = None, *, include_rng: bool = True) -> WorldSnapshot:
         """Return a snapshot of rows, see ``WorldSimVectorEnv.clone_state``.

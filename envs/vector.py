@@ -165,12 +165,12 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         if self._window is not None:
             self._window.close()
 
-    def set_conditioning(self, rows: Sequence[int] | NDArray[Any], conditionings: Sequence[Conditioning]) -> None:
+    def set_conditioning(self, rows: Sequence[int] | NDArray[Any], conditionings: Sequence[Conditioning | Mapping[str, Any]]) -> None:
         """Tell the world something else of ``rows`` from the next step on; frames that it remembers stay as they are.
 
         Args:
             rows: n rows, each once.
-            conditionings: One for each, in place of all that the row was told before.
+            conditionings: One for each, in place of all that the row was told before; mappings as in a reset's options.
 
         Raises:
             ValueError: There is no such row or no running episode, or the world does not know a tag or number; no row has changed then.

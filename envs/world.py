@@ -17,7 +17,9 @@ from worldsim.envs.actions import action_row
 from worldsim.envs.keys import keys_to_action
 from worldsim.envs.rows import NOT_FINITE, Rows, to_host
 from worldsim.envs.snapshot import WorldSnapshot, as_snapshot
+from worldsim.envs.start import as_conditioning
 from worldsim.envs.window import Window
+from worldsim.episode import Conditioning
 from worldsim.spaces import feature_maker
 from worldsim.types import Frames
 
@@ -144,6 +146,17 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         """Close the window, if there is one; harmless when done twice."""
         if self._window is not None:
             self._window.close()
+
+    def set_conditioning(self, conditioning: Conditioning | Mapping[str, Any]) -> None:
+        """Tell the world something else from the next step on; frames that it remembers stay as they are.
+
+        Args:
+            conditioning: In place of all that it was told before; a mapping as in a reset's options.
+
+        Raises:
+            ValueError: There is no running episode, or the world does not know a tag or number; nothing has changed then.
+        """
+        self.rows.tell([0], [as_conditioning(conditioning)])
 
     def clone_state(self, *, include_rng: bool = True) -> WorldSnapshot:
         """Return a snapshot of the episode, a value that nothing changes any more. Wrappers keep their own counts.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from worldsim.config import compose
 from worldsim.datasets.generate import main
@@ -14,7 +16,9 @@ from worldsim.datasets.identity import dataset_hash
 from worldsim.datasets.reader import EpisodeReader, read_commits
 from worldsim.datasets.regenerate import regenerate
 from worldsim.datasets.verify import verify
+from worldsim.envs.torch_env import TorchWorldEnv
 from worldsim.envs.vector import WorldSimVectorEnv
+from worldsim.envs.world import WorldSimEnv
 from worldsim.episode import Conditioning
 
 WILD = "{_target_: worldsim.policies.random.RandomPolicy, hold: [1, 1]}"
@@ -196,3 +200,29 @@ def test_rows_are_told_something_else_and_the_others_are_not(endless_path: Path)
         WorldSimVectorEnv(2, world=str(endless_path)).set_conditioning([0], [Conditioning()])
     with pytest.raises(ValueError, match="tag 'snow' is unknown"):
         play({0: Conditioning(("snow",))})
+
+
+def test_all_environments_can_be_told(endless_path: Path) -> None:
+    wet = {"tags": ["wet"]}
+
+    def play(env: Any, tell: Callable[[Any], None] | None, action: Any) -> np.ndarray[Any, Any]:
+        env.reset(seed=1)
+        if tell is not None:
+            tell(env)
+        return np.asarray(env.step(action)[0])
+
+    none = np.zeros(3, np.float32)
+    both = np.zeros((2, 3), np.float32)
+    single, tensors = WorldSimEnv(world=str(endless_path)), TorchWorldEnv(2, world=str(endless_path))
+    rows = WorldSimVectorEnv(2, world=str(endless_path))
+    dry = play(single, None, none)
+    told = play(single, lambda env: env.set_conditioning(wet), none)
+    assert not np.array_equal(dry, told)
+    assert np.array_equal(play(single, lambda env: env.set_conditioning(Conditioning(("wet",))), none), told)
+    one = play(rows, lambda env: env.set_conditioning([1], [wet]), both)
+    assert np.array_equal(play(tensors, lambda env: env.set_conditioning([1], [wet]), torch.from_numpy(both)), one)
+    assert not np.array_equal(one[1], play(rows, None, both)[1])
+    with pytest.raises(ValueError, match=r"conditioning 3 must be a mapping"):
+        single.set_conditioning(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"call reset\(\) first"):
+        WorldSimEnv(world=str(endless_path)).set_conditioning(wet)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +103,31 @@ def test_streams_are_chosen(path: Path) -> None:
 def test_what_cannot_be_is_refused(path: Path, wrong: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ClipDataset(path, split=None, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def cut_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Episodes of which two were cut, under a plan that says that some may be."""
+    path = tmp_path_factory.mktemp("cut") / "cut"
+    cuts = ({}, {"cuts": [3]}, {"cuts": [17, 17, 0, 25]}, {})
+    episodes = [replace(shown(steps, i), params=told) for i, (steps, told) in enumerate(zip(LENGTHS, cuts, strict=True))]
+    write_dataset(path, episodes, name="cut", fps=10.0, action_space=spaces.Discrete(250), state_names=("t", "seed"))
+    return path
+
+
+@pytest.mark.parametrize(("frames", "stride", "align"), [(2, 1, "any"), (5, 1, "any"), (3, 2, "any"), (4, 1, "chunk"), (1, 1, "any")])
+def test_clips_do_not_reach_across_cuts_unless_asked_to(cut_path: Path, frames: int, stride: int, align: str) -> None:
+    how: dict[str, Any] = {"frames": frames, "stride": stride, "align": align, "split": None}
+    data, all_of_them = ClipDataset(cut_path, **how), ClipDataset(cut_path, across_cuts=True, **how)
+    cuts = {1: [3], 2: [17, 25]}
+    assert data.reader.cuts() == cuts
+
+    def whole(episode: int, start: int) -> bool:
+        return not any(start < cut <= start + (frames - 1) * stride for cut in cuts.get(episode, ()))
+
+    every = [all_of_them.place(i) for i in range(len(all_of_them))]
+    assert [data.place(i) for i in range(len(data))] == [place for place in every if whole(*place)]
+    assert (len(data) < len(every)) == (frames > 1)
 
 
 def order(path: Path, seed: int, workers: int = 0, start_method: str | None = None) -> list[list[tuple[int, int]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,12 @@ def test_clips_never_cross_episodes_and_too_long_ones_are_refused() -> None:
     clip = episodes.draw(64, 6, torch.Generator().manual_seed(0))
     assert not clip.stepped[:, 1:].logical_not().any()  # a first frame is only ever first
     assert (clip.rewards[:, 1:].diff(dim=1) == 1).all()  # rewards count up inside one episode
+    store.episodes = [replace(episode, params={"cuts": [5]}) for episode in store.episodes]
+    apart = load_episodes(store, "train", tokenizer().eval(), vocabulary=vocabulary, statistics=state_statistics(store.episodes, 1))
+    assert apart.starts.tolist() == sorted([*episodes.starts, *(episodes.starts[:-1] + 5)])  # what was cut counts as several
+    assert len(apart.condition) == 2 * len(episodes.condition)
+    with pytest.raises(ValueError, match="clips of 8 frames do not fit: the longest episode has 7"):
+        apart.draw(1, 8, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="clips of 13 frames do not fit: the longest episode has 12"):
         episodes.draw(1, 13, torch.Generator().manual_seed(0))
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -21,7 +22,7 @@ from worldsim.evaluation.openloop import log_error
 from worldsim.model import WorldModel
 from worldsim.rollout import reset
 from worldsim.simulator import Simulator
-from worldsim.training.uncertainty import Errors, fit, rank, train_uncertainty
+from worldsim.training.uncertainty import Errors, calibrate, calibrating, chances, fit, rank, train_uncertainty
 from worldsim.uncertainty import ErrorHead, likelihood_loss
 
 MakeWorld = Callable[..., WorldModel]
@@ -53,6 +54,27 @@ def test_the_chance_is_that_of_a_normal_distribution_above_the_threshold() -> No
     np.testing.assert_allclose(chance.numpy(), above, atol=1e-5)
     found = float((errors(1).error > head.threshold).float().mean())
     assert abs(float(chance.mean()) - found) < 0.05
+
+
+def test_what_is_foretold_of_new_errors_is_set_right() -> None:
+    """A head that is too sure, of errors that came out larger, foretells them about right once it is calibrated."""
+    head = learn(errors(0))
+    new = errors(1)
+    larger = Errors(new.hidden, new.error + 0.3 + 0.5 * torch.randn(600, generator=torch.Generator().manual_seed(2)))
+    found = float((larger.error > head.threshold).float().mean())
+    before = chances(head, larger)
+    mean, spread = (values.detach() for values in head(larger.hidden.float()))
+    loss = likelihood_loss(mean, spread, larger.error)
+    calibrate(head, larger)
+    assert abs(float(chances(head, larger).mean()) - found) < 0.5 * abs(float(before.mean()) - found)
+    assert likelihood_loss(*head(larger.hidden.float()), larger.error) < loss - 1
+    assert rank(head, new) > 0.9
+
+
+def test_the_last_sixth_of_the_episodes_is_kept_for_it() -> None:
+    segments = [SimpleNamespace(context=SimpleNamespace(name=f"episode seed {i // 2}, frame {i}")) for i in range(26)]
+    assert calibrating(segments) == 22  # type: ignore[arg-type]
+    assert calibrating(segments[:10]) == 10  # type: ignore[arg-type]
 
 
 def test_the_likelihood_is_best_where_mean_and_spread_are_those_of_the_errors() -> None:

@@ -53,7 +53,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class LatentEpisodes:
-    """Whole episodes laid end to end along frames.
+    """Whole episodes laid end to end along frames; what a scenario cut counts as several.
 
     Attributes:
         latents: ``(frames, C, h, w)`` float16.
@@ -174,8 +174,9 @@ def load_episodes(
         rewards.append(np.concatenate((np.zeros(1, np.float32), episode.rewards.astype(np.float32))))
         ends.append(np.concatenate((np.zeros(1, np.float32), episode.terminated.astype(np.float32))))
         state.append((episode.state - mean) / std)
-        condition.append(vocabulary.features(episode.conditioning))
-        starts.append(starts[-1] + len(episode) + 1)
+        parts = [*episode.cuts(), len(episode) + 1]
+        condition += [vocabulary.features(episode.conditioning)] * len(parts)
+        starts += [starts[-1] + end for end in parts]
     return LatentEpisodes(
         latents=latents,
         actions=np.concatenate(actions),

@@ -78,3 +78,12 @@ class Episode:
     def __len__(self) -> int:
         """Number of steps T."""
         return len(self.actions)
+
+    def cuts(self) -> list[int]:
+        """Return the frames, above 0 and ascending, that do not follow from the one before: where a scenario cut the episode."""
+        return cut_frames(self.params)
+
+
+def cut_frames(params: Mapping[str, Any]) -> list[int]:
+    """Return ``Episode.cuts`` of an episode's params."""
+    return sorted({int(step) for step in params.get("cuts") or () if step > 0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,7 @@ def fit(
     optimizer = torch.optim.AdamW(labeller.parameters(), lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     labeller.train()
+    begun = time.monotonic()
     for step in range(steps):
         rows = torch.randint(len(data.classes), (batch_size,), generator=generator)
         latents = data.latents[rows].float()  # (N, C, h, w)
@@ -138,7 +140,8 @@ def fit(
         optimizer.step()
         schedule.step()
         if (step + 1) % 250 == 0:
-            say(f"step {step + 1}/{steps}: loss {loss.item():.4f}")
+            left = (time.monotonic() - begun) / (step + 1) * (steps - step - 1)
+            say(f"step {step + 1}/{steps}: loss {loss.item():.4f}, {left:.0f} s left")
     labeller.eval().requires_grad_(False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,12 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from worldsim.checkpoint import resolve, save_component
+from worldsim.evaluation.figures import episode_name
 from worldsim.evaluation.openloop import Segment, cut_segments, log_error
 from worldsim.evaluation.scores import area_under_curve
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
 from worldsim.training.run import check_counts, open_data, seeded
-from worldsim.types import EpisodeStore
 from worldsim.uncertainty import NAME, ErrorHead, likelihood_loss
 
 RANK = 0.9
@@ -45,28 +46,44 @@ def train_uncertainty(cfg: DictConfig) -> float:
     folder, store = resolve(cfg.world), open_data(cfg)
     world = WorldModel.from_pretrained(cfg.world, device=cfg.device or "cpu")
     cut: dict[str, Any] = {"context": cfg.context, "horizon": cfg.horizon, "per_episode": cfg.per_episode, "seed": cfg.seed}
-    train = _gather(world, store, "train", cfg, cut, limit=cfg.segments)
-    head = fit(train, steps=cfg.steps, batch_size=cfg.batch_size, lr=cfg.lr, seed=cfg.seed)
+    segments = cut_segments(store, split="train", limit=cfg.segments, **cut)
+    kept = calibrating(segments)
+    heldout = cut_segments(store, split="heldout", limit=max(1, cfg.segments // 5), **cut) if store.split("heldout") else []
+    errors = _gather(world, [segments[:kept], segments[kept:], heldout], cfg)
+    head = fit(errors[0], steps=cfg.steps, batch_size=cfg.batch_size, lr=cfg.lr, seed=cfg.seed)
+    if segments[kept:]:
+        calibrate(head, errors[1])
     quality = float("nan")
-    if store.split("heldout"):
-        heldout = _gather(world, store, "heldout", cfg, cut, limit=max(1, cfg.segments // 5))
-        quality = rank(head, heldout)
-        print(f"area under the ROC curve for errors above the 90th percentile: {quality:.3f} over {len(heldout.error):,} held-out frames")
+    if heldout:
+        quality = rank(head, errors[2])
+        foretold, found = float(chances(head, errors[2]).mean()), float((errors[2].error > head.threshold).float().mean())
+        print(f"area under the ROC curve for errors above the 90th percentile: {quality:.3f} over {len(errors[2].error):,} held-out frames")
+        print(f"high errors among them: {foretold:.1%} foretold, {found:.1%} found")
     save_component(head, folder / NAME)
     print(f"error head saved to {folder / NAME}")
     return quality
 
 
-def _gather(world: WorldModel, store: EpisodeStore, split: str, cfg: DictConfig, cut: dict[str, Any], *, limit: int) -> Errors:
-    segments = cut_segments(store, split=split, limit=limit, **cut)
-    done = 0
+def calibrating(segments: Sequence[Segment]) -> int:
+    """Return from which segment on they are kept for ``calibrate``: those of the last sixth of the episodes, none of fewer than six."""
+    names = [episode_name(segment) for segment in segments]
+    order = list(dict.fromkeys(names))
+    kept = set(order[len(order) - len(order) // 6 :])
+    return next((i for i, name in enumerate(names) if name in kept), len(segments))
+
+
+def _gather(world: WorldModel, parts: Sequence[Sequence[Segment]], cfg: DictConfig) -> list[Errors]:
+    """Roll out several lists of segments, and say how it goes; nothing comes of an empty one."""
+    total, done, begun = sum(map(len, parts)), 0, time.monotonic()
 
     def say(count: int) -> None:
         nonlocal done
         done += count
-        print(f"rolled out {done}/{len(segments)} {split} segments", flush=True)
+        left = (time.monotonic() - begun) / done * (total - done)
+        print(f"rolled out {done}/{total} segments, {left:.0f} s left", flush=True)
 
-    return gather(world, segments, batch=cfg.batch, every=cfg.every, say=say)
+    none = Errors(torch.zeros(0, 0, 0), torch.zeros(0))
+    return [gather(world, part, batch=cfg.batch, every=cfg.every, say=say) if part else none for part in parts]
 
 
 def gather(
@@ -125,9 +142,29 @@ def fit(data: Errors, *, steps: int, batch_size: int, lr: float, seed: int) -> E
 
 
 @torch.no_grad()
+def calibrate(head: ErrorHead, data: Errors) -> None:
+    """Shift and stretch what a head foretells, so that its normal distributions are likeliest for errors that it did not learn from.
+
+    A network that learned few rollouts is surer of new ones than it should be (Guo et al. 2017, section 4.2, for classes). The two
+    numbers that are best have a closed form; they go into the biases of the last layer.
+    """
+    told = [head(part.float()) for part in data.hidden.split(512)]
+    mean, spread = (torch.cat(values).double() for values in zip(*told, strict=True))  # each (K,)
+    weight = spread.pow(-2)
+    shift = (weight * (data.error - mean)).sum() / weight.sum()
+    stretch = ((data.error - mean - shift) / spread).square().mean().sqrt()
+    bias: Tensor = head.mlp[-1].bias  # type: ignore[assignment]
+    bias += torch.stack((shift / head.spread, stretch.log())).to(bias)  # (2,)
+
+
+@torch.no_grad()
+def chances(head: ErrorHead, data: Errors) -> Tensor:
+    """Return ``ErrorHead.chance`` of K frames ``(K,)``."""
+    return torch.cat([head.chance(part.float()) for part in data.hidden.split(512)])
+
+
 def rank(head: ErrorHead, data: Errors) -> float:
     """Return the area under the ROC curve of ``head`` for errors above their 90th percentile."""
-    chance = torch.cat([head.chance(part.float()) for part in data.hidden.split(512)]).numpy()
-    high = (data.error > data.error.quantile(RANK)).numpy()
+    chance, high = chances(head, data).numpy(), (data.error > data.error.quantile(RANK)).numpy()
     area = area_under_curve(chance[high], chance[~high])
     return float("nan") if area is None else area
