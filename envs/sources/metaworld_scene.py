@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 import importlib
+import importlib.util
 import os
 import sys
 import weakref
@@ -23,7 +24,7 @@ _GOAL_RADIUS = 0.03  # metres: the stock marker of 0.02 is hardly two pixels
 _PUCK_COLOR = (1.0, 0.8, 0.1, 1.0)  # the stock one is the arm's dark red
 _HIDDEN_GROUP = 5
 _UNSEEN = {"controller_box", "pedestal_feet", "torso", "pedestal", "right_arm_base_link", "right_l0", "head", "screen", "right_l1"}
-_PACKAGES = "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 (or libosmesa6)"
+_PACKAGES = "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri libgl1, or libosmesa6 and set MUJOCO_GL=osmesa"
 
 
 def load() -> Any:
@@ -34,20 +35,28 @@ def load() -> Any:
     Raises:
         ValueError: A package is not installed, or Linux has no library to draw with.
     """
+    if missing := [name for name in ("metaworld", "mujoco", "packaging") if importlib.util.find_spec(name) is None]:
+        raise ValueError(f"Meta-World cannot be used without the packages {missing}: pip install 'worldsim-gym[metaworld]'")
     if sys.platform.startswith("linux") and not os.environ.get("MUJOCO_GL"):
-        found = [gl for gl, library in (("egl", "EGL"), ("osmesa", "OSMesa")) if ctypes.util.find_library(library)]
-        if not found:
-            raise ValueError(f"MuJoCo has no library to draw with, neither EGL nor OSMesa: {_PACKAGES}")
-        os.environ["MUJOCO_GL"] = found[0]
-        if (chosen := sys.modules.get("mujoco.gl_context")) is not None:
-            importlib.reload(chosen)  # MuJoCo was imported before, and has chosen a screen
+        _choose_library()
     try:
         importlib.import_module("metaworld")
         return importlib.import_module("mujoco")
-    except ImportError as error:
-        if not (error.name or "").startswith(("metaworld", "mujoco", "packaging")):
-            raise ValueError(f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}; {_PACKAGES}") from error
-        raise ValueError(f"Meta-World is not installed ({error}): pip install 'worldsim-gym[metaworld]'") from error
+    except (ImportError, AttributeError, RuntimeError) as error:
+        raise _cannot_draw(error) from error
+
+
+def _choose_library() -> None:
+    found = [name for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")) if ctypes.util.find_library(library)]
+    if not found:
+        raise ValueError(f"MuJoCo has no library to draw with, neither EGL nor OSMesa: {_PACKAGES}")
+    os.environ["MUJOCO_GL"] = found[0]
+    if (chosen := sys.modules.get("mujoco.gl_context")) is not None:
+        importlib.reload(chosen)  # MuJoCo was imported before, and has chosen a screen
+
+
+def _cannot_draw(error: Exception) -> ValueError:
+    return ValueError(f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}): {_PACKAGES}")
 
 
 class ManipulationScene:
@@ -136,7 +145,7 @@ def _renderer(mujoco: Any, model: Any, size: int) -> Any:
     try:
         renderer = mujoco.Renderer(model, size, size)
     except Exception as error:  # drivers fail in many ways
-        raise ValueError(f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}; {_PACKAGES}") from error
+        raise _cannot_draw(error) from error
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
     return renderer
