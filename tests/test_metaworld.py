@@ -146,8 +146,7 @@ def test_actions_move_the_hand_along_their_axis_and_close_the_gripper(arm: MetaW
             before = arm.reset(seed=1, options={"task": "push"})[1]["state"]
             action = np.zeros(4, np.float32)
             action[axis] = sign
-            for _ in range(3):
-                after = arm.step(action)[4]["state"]
+            after = [arm.step(action)[4]["state"] for _ in range(3)][-1]
             moved = {key: after[key] - before[key] for key in ("gripper_x", "gripper_y", "gripper_z")}
             assert moved[name] * sign > 0.01
             assert all(abs(value) < 0.01 for key, value in moved.items() if key != name)
