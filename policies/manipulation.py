@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,33 @@ FAULTS = ("other", "miss", "stop", "release", "back")
 _GRIPPER = ("gripper_x", "gripper_y", "gripper_z")
 _NEEDED = (*_GRIPPER, "opening", "object_x", "object_y", "object_z", "goal_x", "goal_y", "goal_z", "task")
 _NOISE_SECONDS = 0.2  # correlation time of the noise
+_PASSING = 0.6  # share of faults that pass
 _LOW, _HIGH = (-0.3, 0.42, 0.06), (0.25, 0.85, 0.3)  # corners [m] of the box that aimless motion stays in
 
 Expert = Callable[[NDArray[np.float64]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Temper:
+    """How one episode is handled.
+
+    Attributes:
+        speed: Factor on the hand's motion.
+        noise: Standard deviation of the slowly varying noise on actions.
+        bursts: Probability that a step begins a burst of one random action.
+        fault: One of ``FAULTS``, or empty.
+        faulty: Steps in which it shows.
+        other: How many tasks farther the expert is that acts by mistake.
+        miss: Where the object is taken to be, ``(x, y, z)`` [m] from where it is.
+    """
+
+    speed: float
+    noise: float
+    bursts: float
+    fault: str
+    faulty: range
+    other: int
+    miss: tuple[float, float, float]
 
 
 class MetaWorldExpert:
@@ -73,7 +99,7 @@ class MetaWorldExpert:
         if unknown := [fault for fault in faults if fault not in FAULTS]:
             raise ValueError(f"faults={list(faults)}: {unknown} are unknown; allowed: {', '.join(FAULTS)}")
         self._speeds, self._noises, self._faults = (speeds[0], speeds[1]), tuple(noises), tuple(faults)
-        self._bursts, self._fps = bursts, fps
+        self._bursts, self._keep = bursts / fps, math.exp(-1 / (_NOISE_SECONDS * fps))
         self._experts = _experts()
         self._rows = Rows(self._begin, salt=0x3E7A)
 
@@ -90,68 +116,55 @@ class MetaWorldExpert:
     def _begin(self, rng: np.random.Generator) -> _Hand:
         noise = float(self._noises[int(rng.integers(len(self._noises)))])
         fault = self._faults[int(rng.integers(len(self._faults)))] if self._faults else ""
-        return _Hand(
-            self._experts,
-            rng,
-            speed=float(rng.uniform(*self._speeds)),
-            noise=noise,
-            fault=fault,
-            bursts=self._bursts / self._fps,
-            keep=math.exp(-1 / (_NOISE_SECONDS * self._fps)),
-        )
+        speed, drift = float(rng.uniform(*self._speeds)), rng.standard_normal(4)
+        other = int(rng.integers(1, len(self._experts)))
+        angle, far, high = float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(0.03, 0.1)), float(rng.uniform(-0.02, 0.04))
+        begin, lasts = int(rng.integers(0, 40)), int(rng.integers(10, 50))
+        end = begin + lasts if rng.random() < _PASSING else sys.maxsize
+        miss = (far * math.cos(angle), far * math.sin(angle), high)
+        temper = Temper(speed, noise, self._bursts, fault, range(begin, end) if fault else range(0), other, miss)
+        return _Hand(self._experts, temper, rng, drift, self._keep)
 
 
 class _Hand:
-    """One row of ``MetaWorldExpert``: how this episode is handled."""
+    """One row of ``MetaWorldExpert``: a temper, its noise, and the burst it may be in."""
 
     def __init__(
-        self, experts: Sequence[Expert], rng: np.random.Generator, *, speed: float, noise: float, fault: str, bursts: float, keep: float
+        self, experts: Sequence[Expert], temper: Temper, rng: np.random.Generator, drift: NDArray[np.float64], keep: float
     ) -> None:
-        self._experts, self._rng, self._speed, self._noise, self._fault = experts, rng, speed, noise, fault
-        self._bursts, self._keep = bursts, keep
-        self._drift = rng.standard_normal(4)
-        self._shift = int(rng.integers(1, len(experts)))  # to another task
-        angle, far = float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(0.03, 0.1))
-        self._miss = np.array([far * math.cos(angle), far * math.sin(angle), float(rng.uniform(-0.02, 0.04))])
-        begin, lasts = int(rng.integers(0, 40)), int(rng.integers(10, 50))
-        self._faulty = range(begin, begin + lasts if rng.random() < 0.6 else 10**9)
-        self._step = self._left = 0
-        self._faulty_now = False
-        self._held = np.zeros(4)
+        self._experts, self._temper, self._rng, self._drift, self._keep = experts, temper, rng, drift, keep
+        self._held, self._left = np.zeros(4), 0
+        self._step = 0
 
     def act(self, place: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the action ``(4,)`` for the needed state ``(11,)``."""
-        self._faulty_now = self._step in self._faulty
+        fault = self._temper.fault if self._step in self._temper.faulty else ""
         self._step += 1
         self._drift = self._keep * self._drift + math.sqrt(1 - self._keep**2) * self._rng.standard_normal(4)
-        if self._left == 0 and self._rng.random() < self._bursts:
+        if self._left == 0 and self._rng.random() < self._temper.bursts:
             self._held, self._left = self._rng.uniform(-1, 1, size=4), int(self._rng.integers(4, 16))
         if self._left > 0:
             self._left -= 1
             return self._held
-        return self._with_fault(self._expert(place), place) + self._noise * self._drift
+        return self._move(place, fault) + self._temper.noise * self._drift
 
-    def _expert(self, place: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _move(self, place: NDArray[np.float64], fault: str) -> NDArray[np.float64]:
+        if fault == "release":
+            return np.array([0, 0, 10 * (0.25 - place[2]), -1])
+        action = self._ask(place, fault)
+        action[:3] *= self._temper.speed * {"stop": 0.0, "back": -1.0}.get(fault, 1.0)
+        return action
+
+    def _ask(self, place: NDArray[np.float64], fault: str) -> NDArray[np.float64]:
         """Ask the expert: it sees the hand, the opening, the object and the goal in an observation of 39 numbers."""
         seen = np.zeros(39)
         seen[:7], seen[-3:] = place[:7], place[7:10]
-        fault = self._fault if self._faulty_now else ""
         if fault == "miss":
-            seen[4:7] += self._miss
+            seen[4:7] += self._temper.miss
         number = min(max(round(float(place[10])), 0), len(self._experts) - 1)
         if fault == "other":
-            number = (number + self._shift) % len(self._experts)
-        action = np.clip(np.asarray(self._experts[number](seen), dtype=np.float64), -1, 1)
-        action[:3] *= self._speed
-        return action
-
-    def _with_fault(self, action: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float64]:
-        if not self._faulty_now:
-            return action
-        if self._fault == "release":
-            return np.array([0, 0, 10 * (0.25 - place[2]), -1])
-        action[:3] *= {"stop": 0.0, "back": -1.0}.get(self._fault, 1.0)
-        return action
+            number = (number + self._temper.other) % len(self._experts)
+        return np.clip(np.asarray(self._experts[number](seen), dtype=np.float64), -1, 1)
 
 
 class Reaching:
