@@ -337,8 +337,8 @@ class Simulator:
         if decode:
             ready = latents.to(self.networks.dtype).contiguous(memory_format=torch.channels_last)  # (B, C, h, w)
             made = self.networks.decode(ready).float()  # (B, 3, H, W)
-            frames = to_uint8(made)  # (B, H, W, 3)
             total += made.sum((1, 2, 3))  # (B,)
+            frames = to_uint8(made, in_place=True)  # (B, H, W, 3)
         else:
             frames = torch.empty(len(latents), 0, 0, 3, dtype=torch.uint8, device=self.device)  # (B, 0, 0, 3)
         low, high = self.spec.reward_range

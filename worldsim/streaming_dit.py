@@ -127,14 +127,14 @@ class StreamingDiT:
     def patches(self, latents: Tensor) -> Tensor:
         """Cut ``(..., C, h, w)`` into patches ``(..., n, p*p*C)``."""
         p, (rows, columns) = self.patch, self.grid
-        x = torch.unflatten(torch.unflatten(latents, -1, (columns, p)), -3, (rows, p))  # (..., C, h', p, w', p)
-        return x.movedim(-5, -1).transpose(-4, -3).flatten(-3).flatten(-3, -2)  # (..., n, p*p*C)
+        x = latents.reshape(-1, self.channels, rows, p, columns, p).permute(0, 2, 4, 3, 5, 1)  # (R, h', w', p, p, C)
+        return x.reshape(*latents.shape[:-3], rows * columns, p * p * self.channels)  # (..., n, p*p*C)
 
     def latents(self, patches: Tensor) -> Tensor:
         """Put patches ``(..., n, p*p*C)`` together again, ``(..., C, h, w)``."""
-        p = self.patch
-        x = torch.unflatten(torch.unflatten(patches, -1, (p, p, self.channels)), -4, self.grid)  # (..., h', w', p, p, C)
-        return x.transpose(-4, -3).movedim(-1, -5).flatten(-2).flatten(-3, -2)  # (..., C, h, w)
+        p, (rows, columns) = self.patch, self.grid
+        x = patches.reshape(-1, rows, columns, p, p, self.channels).permute(0, 5, 1, 3, 2, 4)  # (R, C, h', p, w', p)
+        return x.reshape(*patches.shape[:-2], self.channels, rows * p, columns * p)  # (..., C, h, w)
 
     def share(
         self,

@@ -159,7 +159,11 @@ def to_model(frames: Tensor) -> Tensor:
     return frames.movedim(-1, -3).float() / 127.5 - 1.0
 
 
-def to_uint8(frames: Tensor) -> Tensor:
-    """Turn float ``(..., 3, H, W)`` in [-1, 1] into uint8 ``(..., H, W, 3)``, rounded and clamped; NaN is grey."""
-    scaled = (frames.float() + 1.0).mul_(127.5).nan_to_num_(nan=127.5).round_().clamp_(0, 255)  # (..., 3, H, W)
+def to_uint8(frames: Tensor, *, in_place: bool = False) -> Tensor:
+    """Turn float ``(..., 3, H, W)`` in [-1, 1] into uint8 ``(..., H, W, 3)``, rounded and clamped; NaN is grey.
+
+    With ``in_place``, ``frames`` of float32 are of no use afterwards: that takes half the time.
+    """
+    shifted = frames.float().add_(1.0) if in_place else frames.float() + 1.0  # (..., 3, H, W)
+    scaled = shifted.mul_(127.5).nan_to_num_(nan=127.5).round_().clamp_(0, 255)  # (..., 3, H, W)
     return scaled.to(torch.uint8).movedim(-3, -1).contiguous()  # (..., H, W, 3)
