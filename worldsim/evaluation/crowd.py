@@ -19,17 +19,19 @@ BLUR, NOISE = 1.0, 16.0
 
 
 def distances(evidence: Evidence, judge: Judge, *, width: int, seed: int = 0) -> dict[str, Any]:
-    """Return the distance of clips round chosen steps from real clips of the train split.
+    """Return the distance of clips round chosen steps from the real clips of the same segments and steps.
+
+    The set on the other side shows the same places, so that what they happen to be, which weighs more than any damage, cancels out.
 
     Args:
         evidence: Segments and their rollouts.
-        judge: Whose features are compared, with its reference.
+        judge: Whose features are compared, with its reference of other real clips.
         width: Steps round each chosen one that are pooled.
         seed: For the noise.
 
     Returns:
-        ``steps``, ``frames`` pooled at each, and the distances at each of ``real`` (held-out frames: the floor), ``world``,
-        ``other_actions``, ``copy_last``, and of real frames that are ``blurred`` and ``noised``.
+        ``steps``, ``frames`` pooled at each, and the distances at each of ``world``, ``other_actions``, ``copy_last``, of the same real
+        clips ``blurred`` and ``noised``, and of ``elsewhere``, real clips of the train split. A perfect world gets 0.
     """
     truth = real(evidence.segments)
     last, generator = truth.shape[1], np.random.default_rng(seed)
@@ -40,13 +42,15 @@ def distances(evidence: Evidence, judge: Judge, *, width: int, seed: int = 0) ->
         "other_actions": evidence.others.frames,
         "copy_last": copy_last(evidence.segments),
     }
-    found: dict[str, list[float]] = {name: [] for name in (*made, "blurred", "noised")}
+    found: dict[str, list[float]] = {name: [] for name in (*made, "blurred", "noised", "elsewhere")}
     for step in steps:
         near = band(step, last, width=width)
         clips = {name: clips_ending(near, evidence.segments, frames, judge.sight.frames) for name, frames in made.items()}
-        clips |= {"blurred": blurred(clips["real"]), "noised": noised(clips["real"], generator)}
-        for name, own in clips.items():
-            found[name].append(round(frechet(judge.features(own), judge.reference), 4))
+        true = clips_ending(near, evidence.segments, truth, judge.sight.frames)
+        clips |= {"blurred": blurred(true), "noised": noised(true, generator)}
+        features, floor = {name: judge.features(own) for name, own in clips.items()}, judge.features(true)
+        for name, own in (features | {"elsewhere": judge.reference}).items():
+            found[name].append(round(frechet(own, floor), 4))
     return {"steps": steps, "width": min(width, last), "frames": len(truth) * min(width, last), **found}
 
 

@@ -19,12 +19,10 @@ class Basis:
     Attributes:
         mean: ``(D,)``.
         directions: ``(D, K)``, along which the variance falls.
-        spread: ``(K,)`` standard deviation of real features along each.
     """
 
     mean: NDArray[np.float64]
     directions: NDArray[np.float64]
-    spread: NDArray[np.float64]
 
     @staticmethod
     def of(features: NDArray[np.floating], *, kept: int = KEPT) -> Basis:
@@ -34,17 +32,12 @@ class Basis:
         order = np.argsort(values)[::-1][:kept]
         values = np.maximum(values[order], 1e-12)
         scale = 1 / np.sqrt(values.sum())
-        return Basis(mean, vectors[:, order] * scale, np.sqrt(values) * scale)
+        return Basis(mean, vectors[:, order] * scale)
 
     def project(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Bring features ``(N, D)`` down to ``(N, K)``."""
         along: NDArray[np.float64] = (features - self.mean) @ self.directions
         return along
-
-    def mahalanobis(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return how far features ``(N, D)`` are from the mean of real ones, in standard deviations of each direction, ``(N,)``."""
-        away: NDArray[np.float64] = np.sqrt(np.square(self.project(features) / self.spread).sum(1))
-        return away
 
 
 def frechet(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:

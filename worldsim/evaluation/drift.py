@@ -31,7 +31,7 @@ class Drift:
         steps: Steps in all.
         rows: Rollouts they are shared by; 1 makes one of all steps.
         sustained: A rollout fails where so many steps in a row are outside the real range.
-        edge: Share of real clips that counts as outside, at either end of a state's range and at the far end of the features'.
+        edge: Share of real clips that counts as outside, at either end of a state's range and in appearance.
     """
 
     steps: int = 10_000
@@ -52,7 +52,7 @@ class Drive:
     """What came of a drive of B rows over T steps.
 
     Attributes:
-        outside: ``(B, T, S + 1)`` by which criteria each step is not in the real range.
+        outside: ``(B, T, S + 2)`` by which criteria each step is not in the real range.
         shown: Frames ``(B, H, W, 3)`` after some steps, for people.
     """
 
@@ -91,13 +91,13 @@ def drive(simulator: Simulator, contexts: Sequence[Context], policy: Policy, jud
 
 
 def _judge(judge: Judge, frames: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Judge every clip of frames ``(B, T + K - 1, H, W, 3)``: ``(B, T, S + 1)``."""
+    """Judge every clip of frames ``(B, T + K - 1, H, W, 3)``: ``(B, T, S + 2)``."""
     clips = clips_of(frames, judge.sight.frames)  # (B, T, K, H, W, 3)
     return judge.outside(clips.reshape(-1, *clips.shape[2:])).reshape(*clips.shape[:2], -1)
 
 
 def figures_of(outside: NDArray[np.bool_], criteria: Sequence[str], *, sustained: int) -> dict[str, Any]:
-    """Return what a drive ``(B, T, S + 1)`` comes to, in JSON types.
+    """Return what a drive ``(B, T, S + 2)`` comes to, in JSON types.
 
     Returns:
         ``inside``, the share of steps in the real range by every criterion; ``outside``, the share outside by each; ``failed``, how many

@@ -37,7 +37,7 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
     if "long" in report:
         kept["long"] = {key: report["long"][key] for key in ("segments", "steps", "psnr", "ssim")}
     if "distance" in report:
-        kept["distance"] = {key: report["distance"][key] for key in ("steps", "real", "world", "copy_last")}
+        kept["distance"] = {key: report["distance"][key] for key in ("steps", "world", "other_actions", "blurred", "elsewhere")}
     if "fidelity" in report:
         periods = report["fidelity"]["periods"].items()
         kept["fidelity"] = {name: {key: period[key] for key in ("mean", "ratio") if key in period} for name, period in periods}

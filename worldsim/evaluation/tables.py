@@ -90,16 +90,17 @@ def _long(part: Mapping[str, Any]) -> str:
 
 def _distance(part: Mapping[str, Any]) -> str:
     said = {
-        "real": "real held-out frames (floor)",
         **{name: _NAMES[name] for name in ("world", "other_actions", "copy_last")},
-        "blurred": "real frames, blurred by 1 px in 64",
-        "noised": "real frames, noise of 16/255",
+        "blurred": "the real frames, blurred by 1 px in 64",
+        "noised": "the real frames, noise of 16/255",
+        "elsewhere": "real frames of the train split, other places",
     }
     note = (
-        f"Frechet distance `|m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2))` (Heusel et al. 2017, equation 6) to real clips of the train split, "
-        f"in features of {part['network']}, along their {part['directions']} main directions, where real clips have a total variance of 1. "
-        f"No Inception network is in it: compare worlds on the same dataset alone. {part['frames']} clips a figure: {part['width']} steps "
-        f"round each step are pooled. To be read beside the floor, which is what a perfect world gets.\n"
+        "Frechet distance `|m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2))` (Heusel et al. 2017, equation 6) to the real clips of the same "
+        f"segments and steps, in features of {part['network']} along their {part['directions']} main directions, where real clips have a "
+        "total variance of 1. No Inception network is in it: compare worlds on the same dataset alone. "
+        f"{part['frames']} clips a figure: {part['width']} steps round each step are pooled. A perfect world gets 0; a copy of the last "
+        "frame is a real frame, so it is near, as a set.\n"
     )
     head = ["distance to real clips", *(f"step {step}" for step in part["steps"])]
     rows = [[text, *(number(x, 3) for x in part[name])] for name, text in said.items()]
@@ -140,8 +141,10 @@ def _drift(part: Mapping[str, Any]) -> str:
     band = f"{1 - 2 * part['edge']:.1%} of real clips"
     note = (
         f"A policy drives the world for {part['steps']} steps in {part['rows']} rows; endings are ignored. A step is in the real range "
-        f"where every state that the probe reads lies where {band} do, and the Mahalanobis distance of its features below that of "
-        f"{1 - part['edge']:.1%}. A row fails where {part['sustained']} steps in a row are outside. Real held-out clips are in the range "
+        f"where every state that the probe reads, and every measure of texture (differences from pixel to pixel at three scales) and "
+        f"motion, lies where {band} do, and its colours on an 8x8 grid are no farther from the mean, by Mahalanobis distance, than those of "
+        f"{1 - part['edge']:.1%}. "
+        f"A row fails where {part['sustained']} steps in a row are outside. Real held-out clips are in the range "
         f"for {part['real']:.1%}: the ceiling.\n"
     )
     head = [
