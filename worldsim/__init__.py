@@ -22,6 +22,7 @@ gymnasium.register(
 gymnasium.register("worldsim/CarRacing-v0", entry_point="worldsim.envs.sources.carracing:CarRacingSource")
 gymnasium.register("worldsim/ViZDoom-v0", entry_point="worldsim.envs.sources.vizdoom:VizdoomSource")
 gymnasium.register("worldsim/MetaWorld-v0", entry_point="worldsim.envs.sources.metaworld:MetaWorldSource")
+gymnasium.register("worldsim/Minetest-v0", entry_point="worldsim.envs.sources.minetest:MinetestSource")
 gymnasium.register("worldsim/Gym-v0", entry_point="worldsim.envs.sources.generic:GymSource")
 
 _LAZY = {"WorldModel": "worldsim.model", "Simulator": "worldsim.simulator"}
