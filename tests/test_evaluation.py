@@ -31,6 +31,7 @@ from worldsim.evaluation.speed import count_flops, frame_flops, machine_facts, m
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
 from worldsim.spec import WorldSpec
+from worldsim.targets import instantiate_allowed
 from worldsim.types import EpisodeStore, StoreInfo
 
 MakeWorld = Callable[..., WorldModel]
@@ -154,7 +155,7 @@ def test_other_actions_come_from_other_episodes(segments: list[Segment]) -> None
 def test_segments_of_one_episode_have_no_other_actions(make_world: MakeWorld) -> None:
     alone = cut_segments(ToyStore(episodes=1), split="heldout", context=4, horizon=6, per_episode=4, limit=4)
     assert not from_another_episode(alone).any()
-    evidence = Evidence(alone, *[_copied(alone)] * 2)
+    evidence = Evidence(alone, _copied(alone), _copied(alone))
     report = open_loop(make_world(), evidence)
     assert report["psnr"]["other_actions"] == [None, None]
     assert "other_actions" not in report["margins"]
@@ -300,8 +301,9 @@ def test_command_writes_report_and_card(
 ) -> None:
     folder = tmp_path / "world"
     WorldModel.from_pretrained(world_path).save_pretrained(folder)
-    allowed = run_module.instantiate_allowed
-    monkeypatch.setattr(run_module, "instantiate_allowed", lambda cfg, **extra: store if "path" in cfg else allowed(cfg, **extra))
+    monkeypatch.setattr(
+        run_module, "instantiate_allowed", lambda cfg, **extra: store if "path" in cfg else instantiate_allowed(cfg, **extra)
+    )
     small = [f"protocol.{key}={value}" for key, value in vars(SMALL).items()]
     small += ["long.segments=2", "fidelity.clips=40", "fidelity.steps=3", "drift.steps=40", "drift.rows=2", "endings.horizon=6"]
     run_module.main(

@@ -83,7 +83,7 @@ def evidence_of(store: Store, *, horizon: int = 20) -> Evidence:
     zero = np.zeros((len(segments), horizon), np.float32)
     n = len(segments)
     others = np.stack([segments[(i + n // 2) % n].frames for i in range(n)])
-    return Evidence(segments, *(Rollouts(frames, zero, zero, zero) for frames in (real(segments), others)))
+    return Evidence(segments, Rollouts(real(segments), zero, zero, zero), Rollouts(others, zero, zero, zero))
 
 
 # ---------------------------------------------------------------- distances
@@ -307,10 +307,10 @@ def test_what_no_source_draws_is_told_from_real_frames() -> None:
 
     looks, unseen = Appearance.of(scenes(1000), edge=0.001), scenes(100)
     assert looks.outside(unseen).any(axis=1).mean() <= 0.05
-    bad = {
+    bad: dict[str, Array] = {
         "black": np.zeros_like(unseen),
         "white": np.full_like(unseen, 255),
-        "noise": generator.integers(0, 256, unseen.shape, dtype=np.uint8),
+        "noise": np.asarray(generator.integers(0, 256, unseen.shape), np.uint8),
         "noisy": np.clip(unseen + generator.normal(0, 60, unseen.shape), 0, 255).astype(np.uint8),
         "blurred": np.stack([gaussian(frame, 4, preserve_range=True, channel_axis=-1) for frame in unseen[:, 1]])[:, None]
         .repeat(2, 1)

@@ -20,7 +20,7 @@ _FAINT = 1e-5  # mean squared difference that is nothing: a step of 8-bit frames
 
 def colours(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the mean colours of frames ``(N, H, W, 3)`` on an 8x8 grid, ``(N, F)`` in 0..1."""
-    return _grid(frames.astype(np.float32) / 255).reshape(len(frames), -1)
+    return _grid(_light(frames)).reshape(len(frames), -1)
 
 
 def texture(pairs: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -28,12 +28,16 @@ def texture(pairs: NDArray[np.uint8]) -> NDArray[np.float32]:
 
     They are the differences of the later frame from pixel to pixel, across and down, at three scales, and that from the frame before.
     """
-    before, after = (pairs[:, k].astype(np.float32) / 255 for k in (0, 1))
+    before, after = (_light(pairs[:, k]) for k in (0, 1))
     found, shown = list[NDArray[np.float32]](), after
     for _ in range(_SCALES):
         found += [_energy(np.diff(shown, axis=axis)) for axis in (1, 2)]
         shown = _halved(shown)
     return np.concatenate([*found, _energy(after - before)], axis=1)
+
+
+def _light(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(frames, np.float32) / np.float32(255)
 
 
 def _energy(difference: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -52,8 +56,8 @@ def _grid(frames: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _halved(frames: NDArray[np.float32]) -> NDArray[np.float32]:
-    even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-    means: NDArray[np.float32] = (even[:, ::2, ::2] + even[:, 1::2, ::2] + even[:, ::2, 1::2] + even[:, 1::2, 1::2]) / 4
+    even: NDArray[np.float32] = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+    means: NDArray[np.float32] = (even[:, ::2, ::2] + even[:, 1::2, ::2] + even[:, ::2, 1::2] + even[:, 1::2, 1::2]) / np.float32(4)
     return means
 
 

@@ -105,7 +105,7 @@ def figures_of(outside: NDArray[np.bool_], criteria: Sequence[str], *, sustained
         the others) and their ``median_failure`` (None where more than half of the rows never failed); ``longest``, the longest stretch of
         steps inside; and ``curve``, the share inside by ``curve_steps``.
     """
-    inside = ~outside.any(axis=-1)  # (B, T)
+    inside = ~np.asarray(outside.any(axis=-1))  # (B, T)
     began = [first_stretch(~row, sustained) for row in inside]
     failed = sorted(step for step in began if step is not None)
     middle = (len(began) + 1) // 2

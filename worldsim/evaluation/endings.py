@@ -67,12 +67,12 @@ def endings(
         more than four steps early; ``calibration``.
     """
     found = find_windows(store, plan, split=split, context=context, seed=seed)
-    truth = found.ends.any(axis=1)
+    truth = np.asarray(found.ends.any(axis=1))
     report: dict[str, Any] = {"horizon": plan.horizon, "positives": int(truth.sum()), "negatives": int((~truth).sum())}
     if not truth.any():
         return report
     told = end_probabilities(simulator, found.segments, batch=batch)  # (N, T)
-    score, ruled = any_end(told), (told > THRESHOLD).any(axis=1)  # each (N,)
+    score, ruled = any_end(told), np.asarray((told > THRESHOLD).any(axis=1))  # each (N,)
     early = plan.horizon - 1 - (told > THRESHOLD).argmax(axis=1)
     return report | {
         "auc": area_under_curve(told[found.ends], told[~found.ends]),
@@ -98,9 +98,9 @@ def find_windows(store: EpisodeStore, plan: Endings, *, split: str, context: int
                 kinds[ends].append(cut_segment(episode, start, context, plan.horizon, seed=len(kinds[True]) + len(kinds[False])))
         if min(map(len, kinds.values())) >= plan.windows:
             break
-    ends = np.zeros((len(kinds[True]) + len(kinds[False]), plan.horizon), np.bool_)
-    ends[: len(kinds[True]), -1] = True
-    return Windows(kinds[True] + kinds[False], ends, over / max(steps, 1))
+    truth = np.zeros((len(kinds[True]) + len(kinds[False]), plan.horizon), np.bool_)
+    truth[: len(kinds[True]), -1] = True
+    return Windows(kinds[True] + kinds[False], truth, over / max(steps, 1))
 
 
 def _starts(episode: Episode, context: int, horizon: int, generator: np.random.Generator) -> list[tuple[bool, int]]:
@@ -129,7 +129,8 @@ def end_probabilities(simulator: Simulator, segments: Sequence[Segment], *, batc
 
 def any_end(told: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the probability that a rollout ended at one of its steps ``(N, T)``: ``(N,)``."""
-    return 1 - np.prod(1 - told.astype(np.float64), axis=1)
+    chance: NDArray[np.float64] = 1 - np.prod(1 - told.astype(np.float64), axis=1)
+    return chance
 
 
 def f1(truth: NDArray[np.bool_], told: NDArray[np.bool_]) -> dict[str, float | None]:
@@ -181,7 +182,7 @@ def _tuned(
     batch: int,
 ) -> dict[str, Any] | None:
     learned = find_windows(store, plan, split="train", context=context, seed=seed)
-    true = learned.ends.any(axis=1)
+    true = np.asarray(learned.ends.any(axis=1))
     if min(true.sum(), (~true).sum()) < _FEWEST:
         return None
     threshold = best_threshold(true, any_end(end_probabilities(simulator, learned.segments, batch=batch)))

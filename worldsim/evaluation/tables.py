@@ -141,7 +141,7 @@ def _drift(part: Mapping[str, Any]) -> str:
     band = f"{1 - 2 * part['edge']:.1%} of real clips"
     note = (
         f"A policy drives the world for {part['steps']} steps in {part['rows']} rows; endings are ignored. A step is in the real range "
-        f"where every state that the probe reads, and every measure of texture (differences from pixel to pixel at three scales) and "
+        f"where every state that the probe reads, and every measure of texture (differences of neighbouring pixels at three scales) and "
         f"motion, lies where {band} do, and its colours on an 8x8 grid are no farther from the mean, by Mahalanobis distance, than those of "
         f"{1 - part['edge']:.1%}. "
         f"A row fails where {part['sustained']} steps in a row are outside. Real held-out clips are in the range "
