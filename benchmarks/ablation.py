@@ -295,7 +295,7 @@ def main() -> None:
     store = open_data(compose("train_dynamics", [f"data.path={args.data}"]))
     print(f"training the probe on {args.pairs} pairs of real frames", flush=True)
     referee = open_referee(
-        store, segments=args.segments, horizon=args.horizon, context=CONTEXT, pairs=args.pairs, probe_steps=args.probe_steps
+        store, work=args.work, segments=args.segments, horizon=args.horizon, context=CONTEXT, pairs=args.pairs, probe_steps=args.probe_steps
     )
     bench = Bench(args, store, referee)
     run(bench, [name for name in VARIANTS if not args.only or name in args.only])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from worldsim.evaluation.openloop import Segment, copy_last, cut_segments, psnr, real
 from worldsim.evaluation.probe import Probe, draw_pairs, pairs_at, train_probe
+from worldsim.files import save_tensors
 from worldsim.types import EpisodeStore
 
 STEPS = (1, 4, 16, 32, 64)
@@ -81,13 +84,40 @@ class Referee:
 
 
 def open_referee(
-    store: EpisodeStore, *, segments: int, horizon: int, context: int = 8, per_episode: int = 4, pairs: int = 8000, probe_steps: int = 1000
+    store: EpisodeStore,
+    *,
+    work: Path,
+    segments: int,
+    horizon: int,
+    context: int = 8,
+    per_episode: int = 4,
+    pairs: int = 8000,
+    probe_steps: int = 1000,
 ) -> Referee:
-    """Cut held-out segments as ``worldsim evaluate`` does, and train the probe on real frames."""
+    """Cut held-out segments as ``worldsim evaluate`` does, and train the probe on real frames, or read it where ``work`` holds it."""
     cut = cut_segments(store, split="heldout", context=context, horizon=horizon, per_episode=per_episode, limit=segments)
-    names = store.info.state_names if pairs else ()
-    probe = train_probe(draw_pairs(store, "train", pairs), steps=probe_steps) if names else None
-    return Referee(cut, tuple(names), probe, {"pairs": pairs, "steps": probe_steps})
+    names = tuple(store.info.state_names) if pairs else ()
+    probe = None
+    if names:
+        file = work / f"probe-{store.info.fingerprint[:12]}-{pairs}-{probe_steps}.safetensors"
+        probe = _read_probe(file, len(names)) if file.exists() else train_probe(draw_pairs(store, "train", pairs), steps=probe_steps)
+        work.mkdir(parents=True, exist_ok=True)
+        save_tensors(probe.state_dict(), file)
+    return Referee(cut, names, probe, {"pairs": pairs, "steps": probe_steps})
+
+
+def _read_probe(file: Path, labels: int) -> Probe:
+    """Read a trained probe.
+
+    Raises:
+        ValueError: It is of another version.
+    """
+    probe = Probe(np.zeros(labels, np.float32), np.ones(labels, np.float32))
+    try:
+        probe.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        raise ValueError(f"{file} is a probe of another version: choose another --work, so that all are judged by one") from error
+    return probe.eval()
 
 
 def apart(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:

@@ -212,7 +212,9 @@ def main() -> None:
     contestants = [make(name, settings, args, min(taken, key=lambda way: taken[way])) for name, taken in ways.items()]
     train_all(contestants, settings, args.slice)
     print("training the probe", flush=True)
-    referee = open_referee(store, segments=args.segments, horizon=args.horizon, pairs=args.pairs, probe_steps=args.probe_steps)
+    referee = open_referee(
+        store, work=args.work, segments=args.segments, horizon=args.horizon, pairs=args.pairs, probe_steps=args.probe_steps
+    )
     judged = {name: figures for one in contestants for name, figures in judge(one, referee, args.work).items()}
     figures = {
         "made": machine_facts(),
