@@ -47,7 +47,7 @@ def frechet(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     for sets of one shape that lie apart, the square of how far.
     """
     apart = a.mean(0) - b.mean(0)
-    first, second = (np.cov(x, rowvar=False).reshape(x.shape[1], x.shape[1]) for x in (a, b))
+    first, second = (np.asarray(np.cov(x, rowvar=False), np.float64).reshape(x.shape[1], x.shape[1]) for x in (a, b))
     root = _root(first)
     both = np.linalg.eigvalsh(root @ second @ root)  # eigenvalues of C C', in a symmetric form
     shape = np.trace(first) + np.trace(second) - 2 * np.sqrt(np.maximum(both, 0)).sum()
