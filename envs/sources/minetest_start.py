@@ -54,6 +54,7 @@ active_object_send_range_blocks = 2
 active_block_range = 1
 num_emerge_threads = 1
 debug_log_level = error
+chat_log_level = none
 """
 
 
