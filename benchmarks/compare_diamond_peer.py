@@ -67,8 +67,9 @@ class Diamond:
         self.model.load_state_dict(tensors["model"])
         restore_optimizer(self.optimizer, tensors["optimizer"])
         self.step = int(meta["step"])
-        for _ in range(min(self.step, self.recipe.training.lr_warmup_steps)):
-            self.schedule.step()
+        self.schedule.last_epoch = self.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * min(1.0, self.step / self.recipe.training.lr_warmup_steps)
 
     def batch(self, step: int) -> Any:
         """Draw a batch as its loader gives it."""

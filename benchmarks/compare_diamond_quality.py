@@ -118,7 +118,7 @@ def train_all(contestants: list[Contestant], settings: Settings, slice_seconds: 
     while (one := min(contestants, key=lambda c: c.clock.used)).clock.used < settings.budget - 1:
         one.train(slice_seconds)
         used, whole = sum(c.clock.used for c in contestants), settings.budget * len(contestants)
-        left = (time.monotonic() - begun) / max(used - start, 1e-6) * (whole - used) / 60
+        left = (time.monotonic() - begun) / max(used - start, 1e-6) * max(0.0, whole - used) / 60
         print(
             f"{one.name}: {one.clock.used / 60:.1f} of {settings.budget / 60:.1f} min, {used / whole:.0%} of all, {left:.0f} min left",
             flush=True,
