@@ -1,33 +1,28 @@
-"""Judges of imagined frames, on data where the truth is known: distances, inverse dynamics, drift, endings, memory."""
+"""Judges of imagined frames, on data where the truth is known: distances, inverse dynamics, appearance, drift."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import Space, spaces
-from PIL import Image
 from skimage.filters import gaussian
 
 from worldsim.contexts import Context
 from worldsim.episode import Episode
 from worldsim.evaluation.action_parts import parts_of
 from worldsim.evaluation.appearance import Appearance, colours, texture
-from worldsim.evaluation.chart import line_chart, point_chart
 from worldsim.evaluation.crowd import blurred, clips_ending, distances, noised
 from worldsim.evaluation.distance import Basis, band, frechet
 from worldsim.evaluation.drift import Drift, drive, figures_of, first_stretch, longest_stretch
-from worldsim.evaluation.endings import Endings, any_end, best_threshold, calibration, f1, find_windows
 from worldsim.evaluation.fidelity import fidelity
-from worldsim.evaluation.figures import Evidence, mean_correlation, normalised_error
+from worldsim.evaluation.figures import Evidence
 from worldsim.evaluation.inverse import CLIP, Clips, accuracy, clips_at, draw_clips, train_inverse
 from worldsim.evaluation.judge import Judge, clips_of
-from worldsim.evaluation.memory import Memory, memory, returns
-from worldsim.evaluation.openloop import Rollouts, cut_segments, longest_horizon, other_actions, real
+from worldsim.evaluation.openloop import Rollouts, cut_segments, other_actions, real
 from worldsim.evaluation.sight import Sight
 from worldsim.evaluation.suite import Suite
 from worldsim.model import WorldModel
@@ -356,108 +351,11 @@ def test_policies_that_refuse_the_world_are_left_out_with_a_word() -> None:
         Drift(steps=1, rows=2)
 
 
-# ---------------------------------------------------------------- endings
-
-
-def test_windows_that_end_and_windows_that_do_not() -> None:
-    store = Store(ends=lambda seed: seed % 2 == 0)
-    found = find_windows(store, Endings(horizon=6), split="heldout", context=4)
-    assert found.ends.any(axis=1).tolist() == [True, True, False, False, False, False]
-    assert found.natural == pytest.approx(2 / (4 * 30))
-    for segment, ends in zip(found.segments, found.ends, strict=True):
-        seed = int(segment.context.name.split()[2].rstrip(","))
-        last = (segment.actions[-1] == store[seed].actions[-1]).all()
-        assert last == (ends[-1] or seed % 2 == 1)
-
-
-def test_f1_and_its_best_threshold() -> None:
-    truth = np.array([True, True, False, False])
-    assert f1(truth, truth)["f1"] == 1
-    assert f1(truth, np.array([True, False, True, False])) == {"precision": 0.5, "recall": 0.5, "f1": 0.5}
-    assert f1(~truth & truth, truth & ~truth) == {"precision": None, "recall": None, "f1": None}
-    threshold = best_threshold(truth, np.array([0.2, 0.15, 0.05, 0.01]))
-    assert 0.05 < threshold < 0.15
-    assert any_end(np.array([[0.5, 0.5], [0.0, 0.0]], np.float32)).tolist() == [0.75, 0]
-
-
-def test_calibration_of_what_is_foretold() -> None:
-    generator = np.random.default_rng(0)
-    told = generator.uniform(0, 1, (200, 50)).astype(np.float32)
-    right = calibration(generator.uniform(size=told.shape) < told, told)
-    wrong = calibration(generator.uniform(size=told.shape) < 1 - told, told)
-    assert all(each["foretold"] == pytest.approx(each["found"], abs=0.05) for each in right["bins"])
-    assert sum(each["count"] for each in right["bins"]) == told.size
-    assert right["brier"] < right["brier_base"] < wrong["brier"]
-
-
-# ---------------------------------------------------------------- state, memory, long rollouts, pictures
-
-
-def test_state_in_one_number() -> None:
-    truth = np.random.default_rng(0).normal(size=(50, 6, 3)).astype(np.float32)
-    truth[..., 2] = 7  # never varies: counts nowhere
-    assert mean_correlation(truth, truth) == pytest.approx(1)
-    assert mean_correlation(truth, truth * np.array([1, -1, 1], np.float32)) == pytest.approx(0)
-    assert mean_correlation(truth[..., 2:], truth[..., 2:]) is None
-    assert normalised_error(truth, truth) == [0.0] * 6
-    guess = np.broadcast_to(np.median(truth, axis=0), truth.shape)
-    assert normalised_error(truth, guess.astype(np.float32)) == pytest.approx([1.0] * 6, abs=1e-3)
-
-
-def test_looking_away_and_back_is_found() -> None:
-    plan = Memory(heading="heading", position=("x",), turn=60, tolerance=10, horizon=12)
-    state = Store()[0].state
-    found = returns(state, plan)
-    assert found
-    for before, away, back in found:
-        assert abs(state[away, 0] - state[before, 0]) >= 60
-        assert abs(state[back, 0] - state[before, 0]) <= 10
-        assert before < away < back <= before + 12
-    assert not returns(state, Memory(heading="heading", turn=179, tolerance=10, horizon=5))
-    around = np.stack((np.arange(0, 720, 30.0) % 360, np.zeros(24)), axis=1)
-    assert returns(around, plan)[0] == (0, 6, 12)
-    moved = around + np.stack((np.zeros(24), np.arange(24) * 5), axis=1)
-    assert not returns(moved, plan)
-
-
-def test_memory_compares_both_ends(make_world: MakeWorld) -> None:
-    store = Store(space=spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32)))
-    plan = Memory(heading="heading", turn=60, tolerance=10, horizon=12, segments=5)
-    found = memory(Simulator(make_world()), store, plan, split="heldout", context=4)
-    assert found["segments"] == 5
-    assert {"real", "world", "away", "world_to_real"} < set(found)
-    with pytest.raises(ValueError, match=r"compass.*heading=null"):
-        memory(Simulator(make_world()), store, Memory(heading="compass"), split="heldout", context=4)
-
-
-def test_long_rollouts_go_as_far_as_episodes() -> None:
-    store = Store(steps=30)
-    assert longest_horizon(store, split="heldout", context=4, wanted=25) == 25
-    assert longest_horizon(store, split="heldout", context=4, wanted=256) == 20
-    assert longest_horizon(Store(episodes=0), split="heldout", context=4, wanted=256) == 0
-
-
 def test_other_actions_are_those_of_the_segment_that_is_copied() -> None:
     evidence = evidence_of(Store())
     for segment, frames in zip(other_actions(evidence.segments), evidence.others.frames, strict=True):
         source = next(own for own in evidence.segments if (own.actions == segment.actions).all())
         assert (source.frames == frames).all()
-
-
-def _look(path: Path) -> Array:
-    with Image.open(path) as image:
-        return np.asarray(image)
-
-
-def test_charts_show_points_and_steps(tmp_path: Path) -> None:
-    points: dict[str, Sequence[tuple[float, float]]] = {"a": [(0.0, 0.1), (1.0, 0.9)]}
-    point_chart(tmp_path / "points.png", points, title="t", size=(200, 200))
-    point_chart(tmp_path / "joined.png", points, title="t", size=(200, 200), joined=True)
-    assert _look(tmp_path / "points.png").shape == (200, 200, 3)
-    assert (_look(tmp_path / "points.png") != _look(tmp_path / "joined.png")).any()
-    line_chart(tmp_path / "at.png", {"a": [0.1, 0.9]}, title="t", at=[40, 400])
-    line_chart(tmp_path / "first.png", {"a": [0.1, 0.9]}, title="t")
-    assert (_look(tmp_path / "at.png") != _look(tmp_path / "first.png")).any()
 
 
 def test_clips_can_be_taken() -> None:

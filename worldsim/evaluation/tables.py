@@ -143,7 +143,7 @@ def _drift(part: Mapping[str, Any]) -> str:
         f"A policy drives the world for {part['steps']} steps in {part['rows']} rows; endings are ignored. A step is in the real range "
         f"where every state that the probe reads, and every measure of texture (differences of neighbouring pixels at three scales) and "
         f"motion, lies where {band} do, and its colours on an 8x8 grid are no farther from the mean, by Mahalanobis distance, than those "
-        f"of {1 - part['edge']:.1%}. A row fails where {part['sustained']} steps in a row are outside. Real held-out clips are in the range "
+        f"of {1 - part['edge']:.1%}. A row fails where {part['sustained']} steps in a row are outside. Real held-out clips are in it "
         f"for {part['real']:.1%}: the ceiling.\n"
     )
     head = [
