@@ -16,7 +16,7 @@ from worldsim.policies.rows import Rows, stack
 from worldsim.types import Actions, Frames, Observation
 
 BUTTONS = ("forward", "back", "left", "right", "turn_left", "turn_right")
-_STUCK = 2  # slow steps in a row after which it turns away
+_STUCK = 2  # slow steps in a row after which it turns away; getting under way may be slow for one
 _SAME_FRAME = 2.0  # mean difference of two frames, in 0..255, below which nothing moved
 
 
@@ -60,7 +60,7 @@ class Explorer:
         look_back: float = 0.5,
         half_circle: int = 18,
         hands: float = 0.0,
-        still: float = 0.5,
+        still: float = 0.35,
     ) -> None:
         """Build the walker.
 
@@ -140,7 +140,7 @@ class _Walker:
         rng = self._rng
         if self._hands and rng.random() < self._hands:
             return self._work()
-        if self._looks and rng.random() < 0.3:
+        if self._looks and rng.random() < 0.2:
             return self._away_and_back()
         kind, side = float(rng.random()), float(rng.choice((-1.0, 1.0)))
         if kind < 0.55:
@@ -170,11 +170,13 @@ class _Walker:
         return moves
 
     def _away(self) -> list[Move]:
-        """Leave what is in the way: try a jump, step back, turn by up to half a circle, and go on."""
+        """Leave what is in the way: try a jump, step back, turn by up to half a circle, and go on; or look about first."""
         rng, side = self._rng, float(self._rng.choice((-1.0, 1.0)))
+        if self._looks and rng.random() < 0.2:
+            return self._away_and_back()
         jump = [Move(forward=1, jump=True)] * 3 if rng.random() < 0.4 else []
         back = [Move(forward=-1)] * int(rng.integers(0, 5))
-        turn = [Move(turn=side)] * int(rng.integers(max(1, self._half // 4), self._half + 1))
+        turn = [Move(turn=side)] * int(rng.integers(max(1, self._half // 4), self._half * 3 // 4 + 2))
         return [*jump, *back, *turn, *[Move(forward=1)] * self._steps(4, 12)]
 
     def _away_and_back(self) -> list[Move]:
