@@ -72,7 +72,8 @@ def line_chart(
     """
     lines = {name: [float(x) for x in values if x is not None] for name, values in curves.items() if values and values[0] is not None}
     values = np.concatenate(list(lines.values()))
-    low, high, count = float(np.floor(values.min())), float(np.ceil(values.max() + 1e-6)), max(map(len, lines.values()))
+    low, high, count = float(np.floor(values.min())), float(np.ceil(values.max())), max(map(len, lines.values()))
+    high = high if high > low else low + 1
     steps = list(range(1, count + 1)) if at is None else list(at)
     image, axes = _sheet(title, size, (steps[0], steps[-1]), (low, high))
     axes.scales(
