@@ -109,7 +109,7 @@ def test_what_cannot_be_is_refused(path: Path, wrong: dict[str, int], words: str
 def cut_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Episodes of which two were cut, under a plan that says that some may be."""
     path = tmp_path_factory.mktemp("cut") / "cut"
-    cuts = ({}, {"cuts": [3]}, {"cuts": [17, 17, 0, 25]}, {})
+    cuts: tuple[dict[str, Any], ...] = ({}, {"cuts": [3]}, {"cuts": [17, 17, 0, 25]}, {})
     episodes = [replace(shown(steps, i), params=told) for i, (steps, told) in enumerate(zip(LENGTHS, cuts, strict=True))]
     write_dataset(path, episodes, name="cut", fps=10.0, action_space=spaces.Discrete(250), state_names=("t", "seed"))
     return path

@@ -67,7 +67,8 @@ def test_what_is_foretold_of_new_errors_is_set_right() -> None:
     loss = likelihood_loss(mean, spread, larger.error)
     calibrate(head, larger)
     assert abs(float(chances(head, larger).mean()) - found) < 0.5 * abs(float(before.mean()) - found)
-    assert likelihood_loss(*head(larger.hidden.float()), larger.error) < loss - 1
+    mean, spread = head(larger.hidden.float())
+    assert likelihood_loss(mean, spread, larger.error) < loss - 1
     assert rank(head, new) > 0.9
 
 
