@@ -6,6 +6,7 @@ Everything random in step n comes from (seed, n, device rank) alone, so a killed
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import TorchDynamoPlugin
+from accelerate.utils import TorchDynamoPlugin, broadcast
 from torch import Tensor, nn
 
 from worldsim.training.ema import WeightAverage
@@ -32,11 +33,14 @@ class LoopConfig:
         warmup: Steps of linear rise of the learning rate.
         decay: Steps at the end over which the rate falls to 0 (linearly; warm-up, stable, decay).
         weight_decay: Decoupled, on matrices only.
+        minutes: Wall-clock minutes of training in all, earlier runs of it included. It ends then or after ``steps``, whichever comes
+            first, and the rate falls over the same share, ``decay / steps``, of what ends it. None: the clock does not matter.
         optimizer: ``adamw``, or ``muon`` for the matrices inside blocks (see ``worldsim.training.optimizers``).
         grad_clip: Largest gradient norm.
         ema: Decay of the averaged weights that are shipped.
         precision: ``no`` (fp32), ``bf16``, or ``auto``: bf16 on GPUs, fp32 on CPUs.
         compile: Compile the model with inductor.
+        compile_blocks: Compile its repeated blocks instead: seconds where the whole model takes minutes, and somewhat slower steps.
         seed: Everything random comes from it.
         log_every: Steps between log lines.
         save_every: Steps between training states on disk.
@@ -59,6 +63,8 @@ class LoopConfig:
     sample_every: int = 0
     threads: int | None = None
     optimizer: str = "adamw"
+    minutes: float | None = None
+    compile_blocks: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
@@ -72,10 +78,14 @@ class LoopConfig:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"loop.{name}={getattr(self, name)} must be 1 or more")
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of optimiser step ``step``."""
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"loop.minutes={self.minutes} must be above 0, or null to train for all steps")
+
+    def rate(self, step: int, share: float = 0.0) -> float:
+        """Return the learning rate of optimiser step ``step``, when ``share`` of ``minutes`` is over."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
-        fall = min(1.0, (self.steps - step) / self.decay) if self.decay else 1.0
+        done = max(step, min(share, 1.0) * self.steps)
+        fall = min(1.0, (self.steps - done) / self.decay) if self.decay else 1.0
         return self.lr * rise * fall
 
 
@@ -103,6 +113,19 @@ def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
 
 
+def compile_blocks(module: nn.Module) -> None:
+    """Compile the repeated blocks of a model with inductor, where they are; what they share is compiled once.
+
+    Raises:
+        ValueError: The model has none.
+    """
+    blocks = [block for part in module.modules() if isinstance(part, nn.ModuleList) for block in part]
+    if not blocks:
+        raise ValueError(f"loop.compile_blocks=true: {type(module).__name__} has no repeated blocks; use loop.compile=true")
+    for block in blocks:
+        block.compile()
+
+
 def processes() -> PartialState:
     """Join the processes that ``torchrun`` started, on CPUs too where there is nothing else."""
     return PartialState(cpu=not torch.accelerator.is_available())
@@ -116,14 +139,17 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.task, self.config, self.folder = task, config, folder
         precision = config.precision if config.precision != "auto" else "bf16" if torch.cuda.is_available() else "no"
-        backend: Any = "inductor" if config.compile else "no"
+        backend: Any = "inductor" if config.compile and not config.compile_blocks else "no"
         plugin = TorchDynamoPlugin(backend=backend)
+        if config.compile_blocks:
+            compile_blocks(task.module)
         processes()
         self.accelerator = Accelerator(mixed_precision=precision, dynamo_plugin=plugin)
         optimizer = build_optimizer(task.module, config.optimizer, lr=config.lr, weight_decay=config.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(task.module, optimizer)
         self.ema = WeightAverage(task.module, decay=config.ema)
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
+        self._norm: tuple[Tensor, int, float] | None = None
         self._resume()
 
     def _resume(self) -> None:
@@ -143,23 +169,35 @@ class Trainer:
                 self.ema.tensors[name].copy_(value)
         except (RuntimeError, KeyError) as error:
             raise ValueError(f"training state {found} is of another model: choose another 'out', or remove the folder") from error
-        self.step = int(meta["step"])
+        self.step, self.seconds = int(meta["step"]), float(meta.get("seconds", 0.0))
 
     def run(self, *, stop_after: int | None = None) -> None:
-        """Train to ``config.steps``, or ``stop_after`` steps from here."""
+        """Train to ``config.steps`` or ``config.minutes``, or ``stop_after`` steps from here."""
         last = self.config.steps if stop_after is None else min(self.config.steps, self.step + stop_after)
+        begun, earlier = time.monotonic(), self.seconds
+        share = self._share()
         with TrainingProgress(self.folder, total=self.config.steps, start=self.step, show=self.accelerator.is_main_process) as progress:
-            while self.step < last:
-                logs = self._train_step()
-                self.step += 1
+            while self.step < last and share < 1:
+                logs = self._train_step(share)
+                self.step, self.seconds = self.step + 1, earlier + time.monotonic() - begun
+                share = self._share()
                 frames = self.task.frames_per_step * self.accelerator.num_processes
-                progress.advance(self.step, frames, logs, log=self.step % self.config.log_every == 0)
-                self._milestones(done=self.step == last)
+                progress.advance(self.step, frames, logs, log=self.step % self.config.log_every == 0, share=share)
+                self._milestones(done=self.step == last or share >= 1)
 
-    def _train_step(self) -> Mapping[str, Tensor]:
+    def _share(self) -> float:
+        """Return how much of ``config.minutes`` is over, the same on all devices; 0 where there is no such limit."""
+        if self.config.minutes is None:
+            return 0.0
+        share = self.seconds / (60 * self.config.minutes)
+        if self.accelerator.num_processes == 1:
+            return share
+        return float(broadcast(torch.tensor(share, device=self.accelerator.device)))
+
+    def _train_step(self, share: float) -> Mapping[str, Tensor]:
         generator = step_generator(self.config.seed, self.step, self.accelerator.process_index)
         batch = self.task.batch(self.step, generator, self.accelerator.device)
-        rate = self.config.rate(self.step)
+        rate = self.config.rate(self.step, share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
@@ -167,25 +205,33 @@ class Trainer:
             loss, logs = self.model(batch)
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        if norm is not None and not math.isfinite(float(norm)):
-            raise ValueError(
-                f"training step {self.step}: the gradient is not finite; lower lr (now {rate:.1e}) and start from the last state"
-            )
+        self._check_norm()  # on a GPU that of the step before: to ask for this one now would be to wait for it
+        self._norm = None if norm is None else (norm, self.step, rate)
+        if self.accelerator.device.type == "cpu":
+            self._check_norm()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.task.module, self.step)
         return {"loss": loss.detach(), **logs}
 
+    def _check_norm(self) -> None:
+        if self._norm is None:
+            return
+        (norm, step, rate), self._norm = self._norm, None
+        if not math.isfinite(float(norm)):
+            raise ValueError(f"training step {step}: the gradient is not finite; lower lr (now {rate:.1e}) and start from the last state")
+
     def _milestones(self, *, done: bool) -> None:
         if not self.accelerator.is_main_process:
             return
         if done or self.step % self.config.save_every == 0:
+            self._check_norm()
             save_state(
                 self.folder / "state",
                 model=self.task.module,
                 ema=self.ema.tensors,
                 optimizer=self.optimizer.optimizer,
-                meta={"step": self.step, "optimizer": self.config.optimizer},
+                meta={"step": self.step, "seconds": self.seconds, "optimizer": self.config.optimizer},
             )
         if self.config.sample_every and (done or self.step % self.config.sample_every == 0):
             with self.averaged():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -44,11 +45,15 @@ class TrainingProgress:
         if self.writer is not None:
             self.writer.close()
 
-    def advance(self, step: int, frames: int, logs: Mapping[str, Tensor], *, log: bool) -> None:
-        """Count one step of ``frames`` frames; with ``log`` also read the losses and write them."""
+    def advance(self, step: int, frames: int, logs: Mapping[str, Tensor], *, log: bool, share: float = 0.0) -> None:
+        """Count one step of ``frames`` frames; with ``log`` also read the losses and write them.
+
+        ``share`` of the time is over, where time is what ends the run.
+        """
         self.frames += frames
+        total = min(self.total, math.ceil(step / share)) if share else self.total
         if not log or self.writer is None:
-            self.bar.update(self.task, completed=step)
+            self.bar.update(self.task, completed=step, total=total)
             return
         values = {name: float(value) for name, value in logs.items()}
         rate = self.frames / (time.monotonic() - self.since)
@@ -57,7 +62,7 @@ class TrainingProgress:
             self.writer.add_scalar(name, value, step)
         self.writer.add_scalar("frames_per_second", rate, step)
         text = " ".join(f"{name} {value:.4g}" for name, value in values.items()) + f", {rate:.0f} frames/s"
-        self.bar.update(self.task, completed=step, loss=text)
+        self.bar.update(self.task, completed=step, total=total, loss=text)
         if self.plain and self.show:
-            left = (time.monotonic() - self.begin) / max(1, step - self.start) * (self.total - step)
-            print(f"step {step}/{self.total} {text}, {left / 60:.1f} min left", flush=True)
+            left = (time.monotonic() - self.begin) / max(1, step - self.start) * (total - step)
+            print(f"step {step}/{total} {text}, {left / 60:.1f} min left", flush=True)
