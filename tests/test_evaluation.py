@@ -282,7 +282,7 @@ def test_report_is_complete(make_world: MakeWorld, store: EpisodeStore, tmp_path
     assert again["data"]["segments"] == 4
     assert again["data"]["episodes"] == 2
     assert len(said) == 4
-    for part in ("Open loop", "bar 4 dB", "bar 2 dB", "Reward", "Endings", "State read back", "probe, imagined frames"):
+    for part in ("Open loop", "bar 6 dB", "bar 3 dB", "Reward", "Endings", "State read back", "probe, imagined frames"):
         assert part in text
     for picture in ("rollouts.png", "open_loop.png"):
         assert look(tmp_path / picture).shape[1] > 100
@@ -355,10 +355,10 @@ def test_markdown_without_state_and_endings(make_world: MakeWorld, store: Episod
     report, _ = evaluate(make_world(), store, Protocol(**{**vars(SMALL), "pairs": 0}), say=lambda _: None)
     assert "probe" not in to_markdown(report)
     report.pop("state")
-    report["endings"] = {"episodes": 2, "terminated": 0}
+    report["endings"] = {"horizon": 6, "positives": 0, "negatives": 2}
     text = to_markdown(report)
     assert "State read back" not in text
-    assert "None of the 2 episodes" in text
+    assert "None of the 2 stretches" in text
 
 
 # ---------------------------------------------------------------- cost and charts

@@ -47,7 +47,7 @@ class Sight(nn.Module):
 @torch.inference_mode()
 def look(network: Callable[[Tensor], Tensor], clips: NDArray[np.uint8], *, batch: int = 256) -> NDArray[np.float32]:
     """Run a network on clips ``(N, K, H, W, 3)``, ``batch`` at a time: ``(N, ...)``."""
-    parts = [network(to_model(torch.from_numpy(clips[i : i + batch]))) for i in range(0, len(clips), batch)]
+    parts = [network(to_model(torch.from_numpy(np.array(clips[i : i + batch])))) for i in range(0, len(clips), batch)]
     return torch.cat(parts).numpy().astype(np.float32)
 
 
