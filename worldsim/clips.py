@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.conditioning import Vocabulary
+from worldsim.devices import resident, send
 from worldsim.episode import Episode
 from worldsim.spaces import to_features
 from worldsim.tokenizer import Tokenizer, to_model
@@ -48,7 +49,7 @@ class Clip:
 
     def to(self, device: torch.device) -> Clip:
         """Move to a device."""
-        return Clip(*(value.to(device) for value in vars(self).values()))
+        return Clip(*(send(value, device) for value in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class LatentEpisodes:
         state: ``(frames, S)`` standardised.
         condition: ``(episodes, V)``.
         starts: ``(episodes + 1,)`` first frame of each episode, and the total.
+        there: The latents once more in a GPU's memory, from where clips are then cut; None to cut them here.
     """
 
     latents: NDArray[np.float16]
@@ -72,6 +74,7 @@ class LatentEpisodes:
     state: NDArray[np.float32]
     condition: Tensor
     starts: NDArray[np.int64]
+    there: Tensor | None = None
 
     def draw(self, batch: int, frames: int, generator: torch.Generator) -> Clip:
         """Draw clips uniformly over all places where one fits.
@@ -96,7 +99,7 @@ class LatentEpisodes:
         rows = first[:, None] + np.arange(frames)  # (B, F)
         stepped = torch.from_numpy(rows != self.starts[episodes][:, None])  # (B, F)
         return Clip(
-            latents=torch.from_numpy(self.latents[rows]).float(),  # (B, F, C, h, w)
+            latents=self._latents(rows),  # (B, F, C, h, w)
             actions=torch.from_numpy(self.actions[rows]),  # (B, F, A)
             known=stepped,
             rewards=torch.from_numpy(self.rewards[rows]),
@@ -105,6 +108,11 @@ class LatentEpisodes:
             state=torch.from_numpy(self.state[rows]),
             condition=self.condition[torch.from_numpy(episodes)],
         )
+
+    def _latents(self, rows: NDArray[np.int64]) -> Tensor:
+        if self.there is None:
+            return torch.from_numpy(self.latents[rows]).float()
+        return self.there[send(torch.from_numpy(rows), self.there.device)].float()
 
 
 def state_statistics(episodes: Sequence[Episode], size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -161,7 +169,7 @@ def load_episodes(
         vocabulary: Encodes the conditioning.
         statistics: Mean and standard deviation of the labelled state.
         cache: Folder of encoded latents, keyed by content; None to keep none.
-        device: Where to encode.
+        device: Where to encode; latents stay there too, if it is a GPU and has room.
     """
     chosen = store.split(split)
     latents = _cached_latents(store, chosen, tokenizer, cache, device or torch.device("cpu"))
@@ -185,4 +193,5 @@ def load_episodes(
         state=np.concatenate(state).astype(np.float32),
         condition=torch.stack(condition),
         starts=np.array(starts, dtype=np.int64),
+        there=None if device is None else resident(latents, device),
     )

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from worldsim.clips import Clip, LatentEpisodes
 from worldsim.conditioning import Vocabulary
+from worldsim.devices import draw_noise, send
 from worldsim.diffusion import SMALLEST_SHORTCUT, corrupt, draw_context_levels, draw_target_levels, ramp_weight, velocity_weight
 from worldsim.dit import FrameInputs, FrameOutputs, VideoDiT
 from worldsim.heads import Heads
@@ -283,12 +284,12 @@ class DynamicsTask:
         self_rows = round(o.self_context * b) if step >= o.self_from else 0
         return Draw(
             clip=clip.to(device),
-            context_level=draw_context_levels((b, f), generator, forcing=o.forcing, lowest=o.lowest_context).to(device),
-            context_noise=torch.randn(clip.latents.shape, generator=generator).to(device),
-            level=level.to(device),
-            step=sizes.to(device),
-            noise=torch.randn(clip.latents[:, o.skip :].shape, generator=generator).to(device),
-            looked=torch.randint(f - o.skip, (b, o.pixel_frames), generator=generator).to(device),
+            context_level=send(draw_context_levels((b, f), generator, forcing=o.forcing, lowest=o.lowest_context), device),
+            context_noise=draw_noise(tuple(clip.latents.shape), generator, device),
+            level=send(level, device),
+            step=send(sizes, device),
+            noise=draw_noise((b, f - o.skip, *clip.latents.shape[2:]), generator, device),
+            looked=send(torch.randint(f - o.skip, (b, o.pixel_frames), generator=generator), device),
             shortcuts=shortcuts,
             self_rows=self_rows,
         )

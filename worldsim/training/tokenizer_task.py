@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldsim.devices import draw_noise, resident, send
 from worldsim.tokenizer import FrameAutoencoder, to_model, to_uint8
 from worldsim.types import EpisodeStore
 
@@ -110,14 +111,21 @@ class TokenizerTask:
         self.module = ReconstructionLoss(autoencoder, edges=edges, equivariance=equivariance)
         self.frames, self.heldout, self.batch_size = frames, heldout, batch_size
         self.frames_per_step = batch_size
+        self._there: Tensor | None = None
+        self._asked = False
 
     def batch(self, step: int, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
         """Draw frames, latent noise and motion."""
         rows = torch.randint(len(self.frames), (self.batch_size,), generator=generator)
-        frames = to_model(torch.from_numpy(self.frames[rows.numpy()]))  # (N, 3, H, W)
-        noise = torch.randn(self.batch_size, *self.module.autoencoder.latent_shape, generator=generator)
+        if not self._asked:
+            self._there, self._asked = resident(self.frames, device), True
+        if self._there is None:
+            frames = to_model(torch.from_numpy(self.frames[rows.numpy()])).to(device)  # (N, 3, H, W)
+        else:
+            frames = to_model(self._there[send(rows, device)])  # (N, 3, H, W)
+        noise = draw_noise((self.batch_size, *self.module.autoencoder.latent_shape), generator, device)
         motion = draw_motion(self.batch_size // 2 if self.module.equivariance else 0, generator)
-        return {"frames": frames.to(device), "noise": noise.to(device), "motion": motion.to(device)}
+        return {"frames": frames, "noise": noise, "motion": send(motion, device)}
 
     def sample(self, step: int, folder: Path) -> None:
         """Write held-out frames above their reconstructions."""
