@@ -146,4 +146,4 @@ def _check(folder: Path) -> None:
         return
     for name, told in json.loads(manifest.read_text(encoding="utf-8"))["files"].items():
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != told["sha256"]:
-            raise ValueError(f"{folder / name} did not come out as it was: numcodecs here is another than where it was packed; use the same")
+            raise ValueError(f"{folder / name} did not come out as it was: use the numcodecs that it was packed with")

@@ -66,14 +66,26 @@ WORLDS = {
     "metaworld-nano": World("metaworld_nano", ("source=metaworld", "policy=manipulation"), 60_000, ("tokenizer=nano", *_GPU_TOKENIZER)),
     "vizdoom-nano": World("vizdoom_nano", ("source=vizdoom", "policy=explorer"), 60_000, ("tokenizer=nano", *_GPU_TOKENIZER)),
 }
-_TINY_TOKENIZER = ("tokenizer.widths=[8,16]", "tokenizer.encoder_blocks=[1,1]", "tokenizer.decoder_blocks=[1,1]", "tokenizer.latent_channels=4")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 TINY = {
-    "collect": ("horizon=9", "writer.preview=false"),
-    "tokenizer": (*_TINY_TOKENIZER, "batch_size=4", "loop.steps=12", "loop.decay=4", "loop.warmup=2", "loop.sample_every=0"),
-    "dynamics": ("model.width=32", "model.depth=2", "model.heads=2", "model.temporal_every=2", "batch_size=2", "contexts=2", "clip=6", "context_frames=4", "loop.steps=12")
-    + ("loop.decay=4", "loop.warmup=2", "objective.self_from=4", "objective.self_rounds=2", "loop.sample_every=0"),
-    "evaluate": ("protocol.context=4", "protocol.horizon=4", "protocol.segments=2", "protocol.pairs=0", "long=null", "distance=null", "fidelity=null")
-    + ("drift=null", "endings=null", "memory=null"),
+    "collect": _words("horizon=9 writer.preview=false"),
+    "tokenizer": _words(
+        "tokenizer.widths=[8,16] tokenizer.encoder_blocks=[1,1] tokenizer.decoder_blocks=[1,1] tokenizer.latent_channels=4 batch_size=4 "
+        "loop.steps=12 loop.decay=4 loop.warmup=2"
+    ),
+    "dynamics": _words(
+        "model.width=32 model.depth=2 model.heads=2 model.temporal_every=2 batch_size=2 contexts=2 clip=6 context_frames=4 loop.steps=12 "
+        "loop.decay=4 loop.warmup=2 objective.self_from=4 objective.self_rounds=2"
+    ),
+    "evaluate": _words(
+        "protocol.context=4 protocol.horizon=4 protocol.segments=2 protocol.pairs=0 long=null distance=null fidelity=null drift=null "
+        "endings=null memory=null"
+    ),
 }
 
 
@@ -112,16 +124,25 @@ class Place:
         return self.folder / "world"
 
 
-def run(place: Place, command: Sequence[str], *, log: str) -> bool:
-    """Run a command until it ends or time is over, its output beside the runs too; return whether it ended by itself.
+def run(place: Place, command: Sequence[str], *, log: str, needed: bool = True, **variables: str) -> bool:
+    """Run a command until it ends or time is over, its output beside the runs too; return whether it ended well.
+
+    Args:
+        place: Where.
+        command: What.
+        log: Name of its log.
+        needed: Whether all ends when it fails.
+        variables: Of its environment.
 
     Raises:
-        SystemExit: It failed.
+        SystemExit: It failed, and is needed.
     """
     place.folder.mkdir(parents=True, exist_ok=True)
     print("$", " ".join(command), flush=True)
     with (place.folder / f"{log}.log").open("a") as file:
-        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_environment(place))
+        started = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_environment(place) | variables
+        )
         over = signal.signal(signal.SIGALRM, lambda *_: started.send_signal(signal.SIGINT))
         signal.setitimer(signal.ITIMER_REAL, max(0.1, place.left))
         try:
@@ -133,7 +154,7 @@ def run(place: Place, command: Sequence[str], *, log: str) -> bool:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, over)
-    if code and place.left > 0:
+    if code and needed and place.left > 0:
         raise SystemExit(f"{log} failed with code {code}; its output is above and in {place.folder / log}.log")
     return code == 0
 
@@ -172,14 +193,13 @@ def train(place: Place, *, tokenizer: Path | None, init: Path | None, share: flo
         reserve: Seconds for what is not training: imports, encoding frames, saving.
         minutes: Of training the dynamics in all, if this call is one of several; None for what is left now.
     """
-    fast = () if place.device == "cpu" else ("loop.compile=true",)
     where = f"data.path={place.data}"
     if tokenizer is None:
         folder = place.folder / "tokenizer"
         if not (folder / "tokenizer" / "config.json").exists():
             limit = _minutes(folder, share * (place.left - reserve))
             tiny = TINY["tokenizer"] if place.tiny else ()
-            settings = [where, f"out={folder}", *place.world.tokenizer, *fast, "loop.sample_every=0", *tiny, f"loop.minutes={limit}"]
+            settings = [where, f"out={folder}", *place.world.tokenizer, "loop.sample_every=0", *tiny, f"loop.minutes={limit}"]
             run(place, worldsim("train", "tokenizer", *settings), log="tokenizer")
         tokenizer = folder / "tokenizer"
     folder = place.folder / "dynamics"
@@ -201,15 +221,26 @@ def _minutes(folder: Path, seconds: float) -> float:
     return round((earlier + max(seconds, 1.0)) / 60, 3)
 
 
-def measure(place: Place, *, batches: Sequence[int], given: str | None) -> None:
-    """Measure a world's speed, then its quality as far as time goes."""
+def measure(place: Place, *, batches: Sequence[int], given: str | None, quality: bool) -> None:
+    """Measure a world's speed, on a GPU with CUDA graphs too, then its quality as far as time goes."""
     world, out = given or str(place.finished), place.folder / "speed"
     slow = place.device == "cpu"
     ways = ["fp32", "bf16"] if slow else ["fp32", "bf16", "bf16+compile"]
-    speed = [sys.executable, str(HERE / "engine_speed.py"), "--world", world, "--device", place.device, "--out", str(out), "--threads", "1"]
-    speed += ["--batches", *map(str, batches), "--ways", *ways, *(["--rounds", "1", "--steps", "2"] if place.tiny else ["--rounds", "5"])]
-    run(place, speed, log="speed")
+    few = ("--rounds", "1", "--steps", "2") if place.tiny else ("--rounds", "5")
+
+    def speed(out: Path, batches: Sequence[int], ways: Sequence[str]) -> list[str]:
+        where = ("--world", world, "--device", place.device, "--out", str(out), "--threads", "1")
+        return [sys.executable, str(HERE / "engine_speed.py"), *where, "--batches", *map(str, batches), "--ways", *ways, *few]
+
+    run(place, speed(out, batches, ways), log="speed")
     print(summary(out, place.device, world), flush=True)
+    graphs = place.folder / "speed-graphs"
+    if not slow and run(
+        place, speed(graphs, batches[:2], ["fp32+compile", "bf16+compile"]), log="graphs", needed=False, TORCHINDUCTOR_CUDAGRAPHS="1"
+    ):
+        print(summary(graphs, place.device, world), flush=True)
+    if not quality:
+        return
     settings = [f"world={world}", f"data.path={place.data}", f"device={place.device}", f"out={place.folder / 'evaluation'}"]
     run(place, worldsim("evaluate", *settings, *(TINY["evaluate"] if place.tiny else ()), *place.extra), log="evaluation")
 
@@ -233,6 +264,7 @@ def arguments() -> argparse.ArgumentParser:
         stage.add_argument("--of", type=float, help="minutes of training the dynamics in all, over several calls")
         stage.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256, 2048], help="rows whose speed is measured")
         stage.add_argument("--measured", help="shipped name or folder to measure, rather than what was trained")
+        stage.add_argument("--speed-only", action="store_true", help="leave the world's quality for elsewhere")
         stage.add_argument("--set", nargs="*", default=[], help="further settings of the stage's worldsim command")
     packing = stages.add_parser("pack", help="folders -> files of limited size")
     packing.add_argument("folders", type=Path, nargs="+")
@@ -265,7 +297,7 @@ def main() -> None:
     if options.stage in ("train", "all"):
         train(place, tokenizer=options.tokenizer, init=options.init, share=options.share, reserve=options.reserve, minutes=options.of)
     if options.stage in ("measure", "all"):
-        measure(place, batches=options.batches, given=options.measured)
+        measure(place, batches=options.batches, given=options.measured, quality=not options.speed_only)
 
 
 if __name__ == "__main__":
