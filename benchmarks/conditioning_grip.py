@@ -1,4 +1,4 @@
-"""Whether a world that is told the grip brakes by it: full brakes from speed, beside the simulator with tyres of that grip.
+"""Whether a world that is told the grip drives by it: under recorded actions, and under full brakes beside the simulator.
 
 worldsim collect source=carracing_grip frames=100000 out=data/carracing-grip.worldsim
 python benchmarks/conditioning_grip.py --world carracing-nano --data data/carracing-grip.worldsim
@@ -20,7 +20,7 @@ from worldsim.datasets.reader import EpisodeReader
 from worldsim.envs.sources.carracing import CarRacingSource
 from worldsim.envs.sources.carracing_grip import SLIPPERY
 from worldsim.episode import Conditioning
-from worldsim.evaluation.openloop import Segment, cut_segments
+from worldsim.evaluation.openloop import Segment, cut_segments, imagine, psnr
 from worldsim.evaluation.report import table
 from worldsim.evaluation.speed import machine_facts
 from worldsim.model import WorldModel
@@ -48,6 +48,27 @@ def imagined(simulator: Simulator, segments: Sequence[Segment], grip: float) -> 
         state, step = simulator.step(state, np.tile(BRAKES, (len(segments), 1)), decode=False)
         speeds.append(step.state[:, number])
     return np.stack(speeds, axis=1).astype(np.float64)
+
+
+def listening(simulator: Simulator, segments: Sequence[Segment]) -> dict[str, dict[str, float]]:
+    """Roll recorded actions out, told the true grip, the lowest and the highest; return PSNR, error of speed and mean slip of each."""
+    truth, names = np.stack([segment.state for segment in segments]), list(simulator.spec.state_names)
+    speed, slip = names.index("speed"), names.index("wheel_slip")
+    found = {}
+    for name, grip in (("its own", None), *((f"{grip}", grip) for grip in (GRIPS[0], GRIPS[-1]))):
+        each = [segment.context.conditioning.numbers["grip"] if grip is None else grip for segment in segments]
+        retold = [
+            replace(segment, context=replace(segment.context, conditioning=told(segment.context.conditioning, one)))
+            for segment, one in zip(segments, each, strict=True)
+        ]
+        made = imagine(simulator, retold)
+        ratio = psnr(np.stack([segment.frames for segment in segments]), made.frames).mean(axis=0)
+        found[name] = {
+            **{f"psnr_{step}": float(ratio[step - 1]) for step in (4, 16, 32)},
+            "speed_error": float(np.abs(made.state[..., speed] - truth[..., speed]).mean()),
+            "slip": float(made.state[..., slip].mean()),
+        }
+    return found
 
 
 def real(count: int, grip: float) -> NDArray[np.float64]:
@@ -80,7 +101,7 @@ def main() -> None:
     own = world.spec.sampling
     simulator = Simulator(world, sampling=own if options.guidance is None else replace(own, guidance=options.guidance))
     store = EpisodeReader(options.data)
-    segments = cut_segments(store, split="heldout", context=8, horizon=STEPS, per_episode=4, limit=options.segments)
+    segments = cut_segments(store, split="heldout", context=8, horizon=32, per_episode=4, limit=options.segments)
     rows = {
         f"{grip}": {
             "real": deceleration(real(options.segments, grip), options.lowest),
@@ -89,6 +110,7 @@ def main() -> None:
         for grip in GRIPS
     }
     figures: dict[str, Any] = {
+        "listening": listening(simulator, segments),
         "world": {"name": world.spec.name, "sha256": world.fingerprint, "guidance": simulator.sampling.guidance},
         "steps": STEPS,
         "lowest": options.lowest,
@@ -109,7 +131,14 @@ def text_of(figures: dict[str, Any]) -> str:
         f"Deceleration [units/s²] over {figures['steps']} steps of full brakes, {STEP} s each, of starts above {figures['lowest']:.0f} "
         f"units/s; imagined from held-out starts of all grips, guidance {figures['world']['guidance']}."
     )
-    return "\n".join(["# Braking by the grip that is told\n", what + "\n", table(head, rows), describe(figures["made"]), ""])
+    lines = [
+        [name, *(f"{row[f'psnr_{step}']:.2f}" for step in (4, 16, 32)), f"{row['speed_error']:.2f}", f"{row['slip']:.2f}"]
+        for name, row in figures["listening"].items()
+    ]
+    columns = ["grip told", "PSNR step 4", "step 16", "step 32", "error of speed, units/s", "mean wheel slip, units/s"]
+    said = "Held-out starts and their recorded actions, told the grip that they were driven with, or another one; means over 32 steps.\n"
+    parts = ["# Driving by the grip that is told\n", said, table(columns, lines), what + "\n", table(head, rows)]
+    return "\n".join([*parts, describe(figures["made"]), ""])
 
 
 if __name__ == "__main__":
