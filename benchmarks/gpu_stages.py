@@ -204,7 +204,7 @@ def train(place: Place, *, tokenizer: Path | None, init: Path | None, share: flo
         tokenizer = folder / "tokenizer"
     folder = place.folder / "dynamics"
     limit = minutes or _minutes(folder, place.left - reserve)
-    blocks = () if place.device == "cpu" else ("loop.compile_blocks=true",)
+    blocks = () if place.device == "cpu" else ("loop.compile_blocks=true", "loop.save_every=500", "loop.log_every=100")
     settings = [f"preset={place.world.preset}", where, f"tokenizer_dir={tokenizer}", f"out={folder}", *place.world.dynamics, *blocks]
     settings += ["loop.sample_every=0", *([f"init={init}"] if init else []), *(TINY["dynamics"] if place.tiny else ())]
     done = run(place, worldsim("train", "dynamics", *settings, *place.extra, f"loop.minutes={limit}"), log="dynamics")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -80,7 +81,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
             now[0] += by
             return now[0]
 
-        monkeypatch.setattr(loop.time, "monotonic", monotonic)
+        monkeypatch.setattr(time, "monotonic", monotonic)
 
     return tick
 
