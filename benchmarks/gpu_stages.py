@@ -232,8 +232,8 @@ def measure(place: Place, *, batches: Sequence[int], given: str | None, quality:
         where = ("--world", world, "--device", place.device, "--out", str(out), "--threads", "1")
         return [sys.executable, str(HERE / "engine_speed.py"), *where, "--batches", *map(str, batches), "--ways", *ways, *few]
 
-    run(place, speed(out, batches, ways), log="speed")
-    print(summary(out, place.device, world), flush=True)
+    if run(place, speed(out, batches, ways), log="speed"):
+        print(summary(out, place.device, world), flush=True)
     graphs = place.folder / "speed-graphs"
     if not slow and run(
         place, speed(graphs, batches[:2], ["fp32+compile", "bf16+compile"]), log="graphs", needed=False, TORCHINDUCTOR_CUDAGRAPHS="1"
@@ -262,7 +262,7 @@ def arguments() -> argparse.ArgumentParser:
         stage.add_argument("--share", type=float, default=0.25, help="of a call's time, for the tokenizer")
         stage.add_argument("--reserve", type=float, default=75.0, help="seconds of a call that are not training: imports, encoding, saving")
         stage.add_argument("--of", type=float, help="minutes of training the dynamics in all, over several calls")
-        stage.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256, 2048], help="rows whose speed is measured")
+        stage.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256, 2048], help="rows to time")
         stage.add_argument("--measured", help="shipped name or folder to measure, rather than what was trained")
         stage.add_argument("--speed-only", action="store_true", help="leave the world's quality for elsewhere")
         stage.add_argument("--set", nargs="*", default=[], help="further settings of the stage's worldsim command")
