@@ -192,7 +192,8 @@ class Trainer:
         share = self.seconds / (60 * self.config.minutes)
         if self.accelerator.num_processes == 1:
             return share
-        return float(broadcast(torch.tensor(share, device=self.accelerator.device)))
+        agreed: Any = broadcast(torch.tensor(share, device=self.accelerator.device))
+        return float(agreed)
 
     def _train_step(self, share: float) -> Mapping[str, Tensor]:
         generator = step_generator(self.config.seed, self.step, self.accelerator.process_index)
