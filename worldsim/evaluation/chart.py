@@ -38,6 +38,8 @@ class _Axes:
 
     def name(self, text: str, place: int) -> None:
         at = (self.size[0] - _RIGHT - 4, _TOP + 4 + 17 * place)
+        left, top, right, bottom = self.pen.textbbox(at, text, font=self.font, anchor="rt")
+        self.pen.rectangle((left - 3, top - 2, right + 3, bottom + 2), fill="white")  # over what was drawn before
         self.pen.text(at, text, fill=_COLOURS[place % len(_COLOURS)], font=self.font, anchor="rt")
 
 
@@ -82,6 +84,7 @@ def line_chart(
     )
     for i, (name, line) in enumerate(lines.items()):
         axes.pen.line([axes.place(*point) for point in zip(steps, line, strict=False)], fill=_COLOURS[i % len(_COLOURS)], width=2)
+    for i, name in enumerate(lines):
         axes.name(name, i)
     _save(image, path)
 
