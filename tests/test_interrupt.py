@@ -23,21 +23,6 @@ def _interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def end(process: subprocess.Popen[str], number: int, *, whole_group: bool) -> str:
-    """Signal a process, and again where it came when Python could not raise, in a finalizer, say; return what it wrote to stderr.
-
-    Returns when the last process that holds the pipes is gone.
-    """
-    for _ in range(3):
-        try:
-            (os.killpg if whole_group else os.kill)(process.pid, number)
-            return process.communicate(timeout=WAIT / 3)[1]
-        except subprocess.TimeoutExpired:
-            continue
-    os.killpg(process.pid, signal.SIGKILL)
-    pytest.fail(f"still there after signal {number}: {process.communicate()[1]}")
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to process groups are POSIX")
 @pytest.mark.parametrize(
     ("number", "whole_group", "code"),
@@ -66,7 +51,8 @@ def test_workers_end_with_their_parent(number: int, whole_group: bool, code: int
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True) as process:
         assert process.stdout is not None
         seen = [next((line for line in process.stdout if "hangs" in line), "") for _ in range(2)]
-        errors = end(process, number, whole_group=whole_group)
+        (os.killpg if whole_group else os.kill)(process.pid, number)
+        _, errors = process.communicate(timeout=WAIT)  # returns when the last process that holds the pipes is gone
     assert all(seen), errors
     assert process.returncode == code
     assert "Traceback" not in errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -69,7 +70,8 @@ class ToySource(gym.Env[NDArray[np.uint8], NDArray[np.float32]]):
         if self.steps == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.steps == self.hang_at:
-            print("hangs", flush=True)
+            sys.stdout.write("hangs\n")  # at once: print() may write the end of a line by itself, after another process's line
+            sys.stdout.flush()
             time.sleep(600)
         reward = float("nan") if self.steps == self.nan_at else float(action[1])
         frame = draw(self.color, float(action[0]), self.steps)
