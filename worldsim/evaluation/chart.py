@@ -82,7 +82,7 @@ def line_chart(
         [steps[i] for i in sorted({0, count // 4 - 1, count // 2 - 1, 3 * count // 4 - 1, count - 1} - {-1})],
         np.linspace(low, high, 5).tolist(),
     )
-    for i, (name, line) in enumerate(lines.items()):
+    for i, line in enumerate(lines.values()):
         axes.pen.line([axes.place(*point) for point in zip(steps, line, strict=False)], fill=_COLOURS[i % len(_COLOURS)], width=2)
     for i, name in enumerate(lines):
         axes.name(name, i)
