@@ -14,6 +14,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from PIL import Image
+from toy_store import ListStore
 
 from worldsim.config import compose
 from worldsim.episode import Episode
@@ -39,21 +40,12 @@ SPACE = spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.floa
 SMALL = Protocol(context=4, horizon=6, segments=4, per_episode=2, batch=2, pairs=40, probe_steps=3)
 
 
-class ToyStore:
+class ToyStore(ListStore):
     """Episodes whose frame ``t + 1`` is as bright as ``action[t]`` says, which is also its reward and its state."""
 
     def __init__(self, *, episodes: int = 6, steps: int = 20, size: int = 16, space: spaces.Box = SPACE) -> None:
-        self.info = StoreInfo("toy", (size, size), 25.0, space, ("offset", "speed"), {"id": "toy"}, "0" * 64, "CC0-1.0")
-        self.episodes = [_episode(seed, steps, size) for seed in range(episodes)]
-
-    def __len__(self) -> int:
-        return len(self.episodes)
-
-    def __getitem__(self, index: int) -> Episode:
-        return self.episodes[index]
-
-    def split(self, name: str) -> list[int]:
-        return [i for i in range(len(self)) if (i % 3 == 0) == (name == "heldout")]
+        info = StoreInfo("toy", (size, size), 25.0, space, ("offset", "speed"), {"id": "toy"}, "0" * 64, "CC0-1.0")
+        super().__init__(info, [_episode(seed, steps, size) for seed in range(episodes)])
 
 
 def _episode(seed: int, steps: int, size: int) -> Episode:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from PIL import Image
+from toy_store import ListStore
 
 from worldsim.episode import Episode
 from worldsim.evaluation.chart import line_chart, point_chart
@@ -26,21 +27,12 @@ Array = np.ndarray[Any, Any]
 SPACE = spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
 
 
-class Store:
+class Store(ListStore):
     """Episodes of noise in which the camera swings to and fro, some of them ended by termination."""
 
     def __init__(self, *, episodes: int = 12, steps: int = 30, ends: Callable[[int], bool] = lambda _: False) -> None:
-        self.info = StoreInfo("toy", (16, 16), 25.0, SPACE, ("heading", "x"), {"id": "toy"}, "0" * 64, "CC0-1.0")
-        self.episodes = [_episode(seed, steps, ends(seed)) for seed in range(episodes)]
-
-    def __len__(self) -> int:
-        return len(self.episodes)
-
-    def __getitem__(self, index: int) -> Episode:
-        return self.episodes[index]
-
-    def split(self, name: str) -> list[int]:
-        return [i for i in range(len(self)) if (i % 3 == 0) == (name == "heldout")]
+        info = StoreInfo("toy", (16, 16), 25.0, SPACE, ("heading", "x"), {"id": "toy"}, "0" * 64, "CC0-1.0")
+        super().__init__(info, [_episode(seed, steps, ends(seed)) for seed in range(episodes)])
 
 
 def _episode(seed: int, steps: int, ended: bool) -> Episode:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from gymnasium import Space, spaces
 from skimage.filters import gaussian
+from toy_store import ListStore
 
 from worldsim.contexts import Context
 from worldsim.episode import Episode
@@ -37,24 +38,15 @@ BOX = spaces.Box(-1, 1, (2,), np.float32)
 SIZE = 16
 
 
-class Store:
+class Store(ListStore):
     """Episodes whose frame ``t + 1`` shows ``action[t]``: the left half by the first feature, the right half by the second."""
 
     def __init__(
         self, *, space: Space[Any] = BOX, episodes: int = 12, steps: int = 30, ends: Callable[[int], bool] = lambda _: False
     ) -> None:
         names = ("heading", "x")
-        self.info = StoreInfo("toy", (SIZE, SIZE), 25.0, space, names, {"id": "toy"}, "0" * 64, "CC0-1.0")
-        self.episodes = [_episode(space, seed, steps, ends(seed)) for seed in range(episodes)]
-
-    def __len__(self) -> int:
-        return len(self.episodes)
-
-    def __getitem__(self, index: int) -> Episode:
-        return self.episodes[index]
-
-    def split(self, name: str) -> list[int]:
-        return [i for i in range(len(self)) if (i % 3 == 0) == (name == "heldout")]
+        info = StoreInfo("toy", (SIZE, SIZE), 25.0, space, names, {"id": "toy"}, "0" * 64, "CC0-1.0")
+        super().__init__(info, [_episode(space, seed, steps, ends(seed)) for seed in range(episodes)])
 
 
 def _episode(space: Space[Any], seed: int, steps: int, ended: bool) -> Episode:

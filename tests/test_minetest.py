@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from children import gone
 
 import worldsim  # noqa: F401  (registers the source)
 from worldsim import spaces
@@ -150,19 +150,7 @@ def test_everything_ends_with_a_killed_parent() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == -signal.SIGKILL, done.stderr
     process = int(done.stdout.split()[1])
-    for _ in range(100):
-        if not _alive(process):
-            return
-        time.sleep(0.05)
-    pytest.fail("the X server outlives its parent")
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except (ProcessLookupError, FileNotFoundError):
-        return False
+    assert gone([process]), "the X server outlives its parent"
 
 
 @needs_minetest
