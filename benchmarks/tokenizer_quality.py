@@ -63,7 +63,7 @@ def text_of(figures: dict[str, Any]) -> str:
     ]
     size, latents = ("x".join(map(str, numbers)) for numbers in (data["size"], figures["latents"]))
     head = [f"{data['frames']:,} held-out frames of `{data['name']}`, {size}", f"latents {latents}"]
-    lines = ["# A tokenizer for 128x128\n", table(head, rows), figures["training"], "\n![Real above rebuilt frames.](rebuilt.png)\n"]
+    lines = [f"# A tokenizer for {size}\n", table(head, rows), figures["training"], "\n![Real above rebuilt frames.](rebuilt.png)\n"]
     return "\n".join([*lines, describe(figures["made"]), ""])
 
 
