@@ -41,17 +41,17 @@ def rich(i: int) -> Conditioning:
 class Store:
     """Six short episodes of random frames, told by ``conditioning``."""
 
-    def __init__(self, conditioning: Any, *, shift: float = 0.0) -> None:
+    def __init__(self, conditioning: Any, *, shift: float = 0.0, names: tuple[str, ...] = ("speed",), space: spaces.Box = SPACE) -> None:
         random = np.random.default_rng(0)
-        self.info = StoreInfo("toy", (16, 16), 25.0, SPACE, ("speed",), {"id": "toy"}, "f" * 64, "CC0-1.0")
+        self.info = StoreInfo("toy", (16, 16), 25.0, space, names, {"id": "toy"}, "f" * 64, "CC0-1.0")
         self.episodes = [
             Episode(
                 frames=random.integers(0, 256, (9, 16, 16, 3), dtype=np.uint8),
-                actions=random.uniform(-1, 1, (8, 2)).astype(np.float32),
+                actions=random.uniform(-1, 1, (8, *space.shape)).astype(np.float32),
                 rewards=np.arange(8, dtype=np.float32) + np.float32(shift),
                 terminated=np.zeros(8, bool),
                 truncated=np.zeros(8, bool),
-                state=random.normal(5 + shift, 2, (9, 1)).astype(np.float32),
+                state=random.normal(5 + shift, 2, (9, len(names))).astype(np.float32),
                 seed=i,
                 conditioning=conditioning(i),
             )
@@ -131,6 +131,24 @@ def test_rewards_and_labels_go_on_to_mean_the_same(old: Path, tmp_path: Path) ->
     assert fresh.state_mean != before.state_mean
     assert before.reward_range == (0.0, 7.0)
     assert after.reward_range == (0.0, 57.0)
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (4,), np.float32), spaces.Box(-2, 1, (2,), np.float32)])
+def test_from_another_domain_the_network_goes_on_and_what_it_was_told_does_not(
+    old: Path, tmp_path: Path, space: spaces.Box, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder = build(Store(rich, names=("x", "y"), space=space), tmp_path, f"init={old}")
+    assert "is a world of other actions: its network goes on" in capsys.readouterr().out
+    before, alone = WorldModel.from_pretrained(old), build(Store(rich, names=("x", "y"), space=space), tmp_path / "alone")
+    trained, fresh = before.dynamics.state_dict(), alone.dynamics.state_dict()
+    kept = [key for key, value in builder.dynamics.state_dict().items() if key in trained and torch.equal(value, trained[key])]
+    assert set(trained) - set(kept) <= {key for key in trained if key.startswith(("action_embed", "condition_embed"))}
+    for key in ("action_embed.mlp.0.weight", "condition_embed.weight"):
+        assert builder.dynamics.state_dict()[key].shape == fresh[key].shape
+        assert key not in kept
+    assert builder.spec.vocabulary == alone.spec.vocabulary
+    assert (builder.spec.state_names, builder.spec.state_mean) == (("x", "y"), alone.spec.state_mean)
+    assert builder.spec.reward_range == alone.spec.reward_range
 
 
 def test_columns_are_named_once_and_move_by_name() -> None:

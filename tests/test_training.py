@@ -270,6 +270,17 @@ def test_clips_never_cross_episodes_and_too_long_ones_are_refused() -> None:
         episodes.draw(1, 13, torch.Generator().manual_seed(0))
 
 
+def test_first_and_last_frames_are_drawn_as_often_as_others() -> None:
+    store = ToyStore()
+    vocabulary = Vocabulary.build([e.conditioning for e in store.episodes])
+    episodes = load_episodes(store, "train", tokenizer().eval(), vocabulary=vocabulary, statistics=state_statistics(store.episodes, 1))
+    clip = episodes.draw(4000, 6, torch.Generator().manual_seed(0))
+    share = 1 / 12  # of one frame among an episode's
+    assert abs(float((~clip.stepped).float().mean()) - share) < 0.04
+    assert abs(float(clip.ends.mean()) - share * float(episodes.ends.sum()) / (len(episodes.starts) - 1)) < 0.04
+    assert clip.ends.sum() > 0
+
+
 def test_latents_are_cached_by_content(tmp_path: Path) -> None:
     store, statistics = ToyStore(), (np.zeros(1, np.float32), np.ones(1, np.float32))
     vocabulary = Vocabulary.build([e.conditioning for e in store.episodes])

@@ -77,13 +77,15 @@ class LatentEpisodes:
     there: Tensor | None = None
 
     def draw(self, batch: int, frames: int, generator: torch.Generator) -> Clip:
-        """Draw clips uniformly over all places where one fits.
+        """Draw clips so that an episode's first and last frames come as often as any other, not in one clip of ``frames``.
+
+        Starts are uniform from ``frames - 1`` before the episode to its last frame, and move to the nearest place where a clip fits.
 
         Raises:
             ValueError: No episode has that many frames.
         """
         lengths = np.diff(self.starts)
-        room = np.maximum(lengths - frames + 1, 0)
+        room = np.where(lengths < frames, 0, lengths + frames - 1)
         ends = np.cumsum(room)
         if not len(ends) or ends[-1] == 0:
             raise ValueError(
@@ -91,7 +93,8 @@ class LatentEpisodes:
             )
         picks = torch.randint(int(ends[-1]), (batch,), generator=generator).numpy()
         episodes = np.searchsorted(ends, picks, side="right")
-        offsets = picks - (ends[episodes] - room[episodes])
+        places = picks - (ends[episodes] - room[episodes]) - (frames - 1)
+        offsets = np.clip(places, 0, lengths[episodes] - frames)
         return self.cut(episodes, self.starts[episodes] + offsets, frames)
 
     def cut(self, episodes: NDArray[np.int64], first: NDArray[np.int64], frames: int) -> Clip:

@@ -47,8 +47,8 @@ def draw(folder: Path, report: Mapping[str, Any], evidence: Evidence) -> list[st
     title = f"Reward over {report['reward']['steps']} steps: true (across), predicted (up)"
     point_chart(folder / "reward.png", {"": sums}, title=title)
     drawn.append("reward")
-    if "calibration" in report.get("endings", {}):
-        bins = [(each["foretold"], each["found"]) for each in report["endings"]["calibration"]["bins"]]
+    bins = [(each["foretold"], each["found"]) for each in report.get("endings", {}).get("calibration", {}).get("bins", [])]
+    if len(bins) > 1:  # one point is no curve
         point_chart(folder / "endings.png", {"": bins}, title="End of the episode: foretold (across), found (up)", joined=True)
         drawn.append("endings")
     return drawn

@@ -32,6 +32,7 @@ from worldsim.training.dynamics_task import DynamicsLoss, DynamicsTask, Objectiv
 from worldsim.types import EpisodeStore
 
 _CONDITION = "condition_embed.weight"
+_OF_DOMAIN = ("action_embed.", "condition_embed.")  # of a dynamics: what its actions and conditioning mean
 
 
 def start_from(module: ModelMixin, folder: Path, *, what: str, known: tuple[Vocabulary, Vocabulary] | None = None) -> None:
@@ -41,15 +42,18 @@ def start_from(module: ModelMixin, folder: Path, *, what: str, known: tuple[Voca
         module: What is trained on.
         folder: A component's folder.
         what: Its name in messages.
-        known: Vocabulary of the trained one, and the same or larger one of ``module``, a ``VideoDiT``.
+        known: Vocabulary of the trained one, and the same or larger one of ``module``, a ``VideoDiT``. None for a ``VideoDiT`` of another
+            domain: its embeddings of actions and conditioning stay as they are.
 
     Raises:
         ValueError: They are damaged, of another shape, or the second vocabulary lacks something of the first.
     """
-    trained = load_component(type(module), folder).state_dict()
-    if known is not None and _CONDITION in trained:
+    trained, own = load_component(type(module), folder).state_dict(), module.state_dict()
+    if known is None:
+        trained |= {key: value for key, value in own.items() if key.startswith(_OF_DOMAIN)}
+    elif _CONDITION in trained:
         trained[_CONDITION] = move_columns(trained[_CONDITION], *known)
-    shapes = {key: value.shape for key, value in module.state_dict().items()}
+    shapes = {key: value.shape for key, value in own.items()}
     for key, value in trained.items():
         if shapes.get(key) != value.shape:
             misfit = f"{what} {key} has shape {tuple(value.shape)}, here {shapes.get(key)}"
@@ -85,6 +89,9 @@ def _encoder_settings(given: Any) -> dict[str, str]:
 class WorldBuilder:
     """A world in the making.
 
+    From a world of other actions (``cfg.init``), another domain's, the network that makes frames goes on; what its actions, conditioning,
+    rewards and state mean starts afresh.
+
     Args:
         store: The dataset.
         tokenizer: The trained tokenizer, on the device to train on.
@@ -96,6 +103,10 @@ class WorldBuilder:
         self.store, self.tokenizer, self.cfg = store, tokenizer, cfg
         episodes = [store[i] for i in store.split("train")]
         older = WorldSpec.load(Path(cfg.init)) if cfg.init else None
+        elsewhere = older is not None and older.action_space != store.info.action_space
+        if elsewhere:
+            print(f"init={cfg.init} is a world of other actions: its network goes on; actions, conditioning and heads start afresh")
+            older = None
         vocabulary = build_vocabulary(episodes, cfg.text_encoder, older)
         statistics = state_statistics(episodes, len(store.info.state_names))
         if older is not None and older.state_names == tuple(store.info.state_names):  # its heads go on to mean the same
@@ -112,6 +123,8 @@ class WorldBuilder:
         if older is not None:
             start_from(self.dynamics, Path(cfg.init) / "dynamics", what="dynamics", known=(older.vocabulary, vocabulary))
             start_from(self.heads, Path(cfg.init) / "heads", what="heads")
+        elif elsewhere:
+            start_from(self.dynamics, Path(cfg.init) / "dynamics", what="dynamics")
         objective: Any = OmegaConf.to_container(cfg.objective, resolve=True)
         self.task = DynamicsTask(
             DynamicsLoss(self.dynamics, self.heads, Objective(**objective), tokenizer.decode),
