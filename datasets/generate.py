@@ -22,7 +22,10 @@ from worldsim.datasets.storage import place
 from worldsim.datasets.work import Recipe, build_policy
 from worldsim.datasets.writer import create_dataset, make_spec, write_error
 from worldsim.rollout import LATENTS
-from worldsim.scenario import check_world, read_scenarios, script
+from worldsim.scenario import check_world, read_scenarios, script, world_of
+
+DEFAULT_WORLD = "carracing-nano"
+"""Where scenarios run that name no world."""
 
 
 def main(cfg: DictConfig) -> None:
@@ -96,6 +99,7 @@ def prepare(cfg: Mapping[str, Any], console: Console) -> tuple[DatasetSpec, Plan
     if int(cfg["batch"]) < 1:
         raise DatasetError(f"batch={cfg['batch']} must be 1 or more")
     scenarios = read_scenarios(cfg)
+    cfg = {**cfg, "world": world_of(scenarios, cfg.get("world"), default=DEFAULT_WORLD)}
     plan = plan_scenarios(scenarios, root_seed=int(cfg["seed"]), batch=int(cfg["batch"]))
     console.print(f"{len(plan.jobs)} episodes of {len(plan.scenarios)} scenarios in world {cfg['world']}")
     rows = min(plan.batch, len(plan.jobs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from worldsim.policies.braking import Braking
 from worldsim.policies.camera import RoadCamera
 from worldsim.policies.explorer import Explorer
+from worldsim.policies.handling import Handling
 from worldsim.policies.manipulation import MetaWorldExpert, Reaching
 from worldsim.policies.noise import ActionNoise
 from worldsim.policies.pursuit import PurePursuit
@@ -15,6 +16,7 @@ __all__ = [
     "ActionNoise",
     "Braking",
     "Explorer",
+    "Handling",
     "MetaWorldExpert",
     "PurePursuit",
     "RandomPolicy",

@@ -109,7 +109,7 @@ class MetaWorldExpert:
         Raises:
             ValueError: The world has no labelled state of the needed names.
         """
-        places = _read(observation, _NEEDED, "MetaWorldExpert")  # (B, 11)
+        places = read_state(observation, _NEEDED, "MetaWorldExpert")  # (B, 11)
         rows = [hand.act(place) for hand, place in zip(self._rows.update(observation), places, strict=True)]
         return np.clip(np.array(rows, dtype=np.float32).reshape(-1, 4), -1, 1)
 
@@ -199,7 +199,7 @@ class Reaching:
         Raises:
             ValueError: The world has no labelled state of the needed names.
         """
-        places = _read(observation, _GRIPPER, "Reaching")  # (B, 3)
+        places = read_state(observation, _GRIPPER, "Reaching")  # (B, 3)
         rows = [reach.act(place) for reach, place in zip(self._rows.update(observation), places, strict=True)]
         return np.clip(np.array(rows, dtype=np.float32).reshape(-1, 4), -1, 1)
 
@@ -226,7 +226,7 @@ def _check_space(name: str, space: Space[Any]) -> None:
         raise ValueError(f"{name} moves a hand by Box(4) actions (x, y, z, gripper), not {space}: choose another policy")
 
 
-def _read(observation: Observation, names: Sequence[str], policy: str) -> NDArray[np.float64]:
+def read_state(observation: Observation, names: Sequence[str], policy: str) -> NDArray[np.float64]:
     """Return the labelled state of ``names``, ``(B, len(names))``."""
     if missing := [name for name in names if name not in observation.state]:
         raise ValueError(f"{policy} needs the labelled state {missing}; the world has {sorted(observation.state)}: use another policy")

@@ -8,7 +8,7 @@ from worldsim.scenario.files import load_many, load_scenarios, parse_scenario, p
 from worldsim.scenario.problems import ScenarioError
 from worldsim.scenario.scenario import MOST_EPISODES, Scenario, check_size
 from worldsim.scenario.script import Script, script
-from worldsim.scenario.support import check_world
+from worldsim.scenario.support import check_world, world_of
 
 __all__ = [
     "MOST_EPISODES",
@@ -27,4 +27,5 @@ __all__ = [
     "read_scenarios",
     "script",
     "unique",
+    "world_of",
 ]

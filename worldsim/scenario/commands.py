@@ -33,7 +33,8 @@ def list_scenarios(cfg: DictConfig) -> None:
     scenarios = [*_shipped(cfg), *load_many(cfg.files, defaults=_defaults(cfg))]
     width = max((len(scenario.name) for scenario in scenarios), default=0) + 2
     for scenario in scenarios:
-        print(f"{scenario.name:<{width}}{scenario.size():>8}  {scenario.description}".rstrip())
+        told = f"  [{scenario.world}]" if scenario.world else ""
+        print(f"{scenario.name:<{width}}{scenario.size():>8}  {scenario.description}{told}".rstrip())
 
 
 def show(cfg: DictConfig) -> None:
@@ -59,17 +60,29 @@ def validate(cfg: DictConfig) -> None:
     unique(scenarios)
     total = check_size(scenarios)
     if cfg.world is not None:
-        spec = _world(str(cfg.world))
-        vocabulary = spec.get("vocabulary", {})
-        check_world(
-            scenarios,
-            fps=float(spec["fps"]),
-            state_names=spec.get("state_names", ()),
-            tags=vocabulary.get("tags", ()),
-            numbers=vocabulary.get("numbers", {}),
-            world=f"world {cfg.world}",
-        )
+        _check_fit(scenarios, str(cfg.world))
+    else:
+        for world in sorted({scenario.world for scenario in scenarios if _is_here(scenario.world)}):
+            _check_fit([scenario for scenario in scenarios if scenario.world == world], world)
     print(f"{len(scenarios)} scenarios, {total} episodes")
+
+
+def _check_fit(scenarios: Sequence[Scenario], world: str) -> None:
+    spec = _world(world)
+    vocabulary = spec.get("vocabulary", {})
+    check_world(
+        scenarios,
+        fps=float(spec["fps"]),
+        state_names=spec.get("state_names", ()),
+        tags=vocabulary.get("tags", ()),
+        numbers=vocabulary.get("numbers", {}),
+        world=f"world {world}",
+    )
+
+
+def _is_here(world: str) -> bool:
+    """Whether a scenario names a world that has to be on this machine: not a Hub repository that nobody has fetched."""
+    return bool(world) and ("/" not in world or Path(world).exists())
 
 
 def expand(cfg: DictConfig) -> None:

@@ -38,7 +38,7 @@ BODY: Mapping[str, Any] = {
     "expect": [],
 }
 """Keys of a scenario's body and what they are where nothing is said; ``after`` holds the filters of ``require``."""
-KEYS = ("description", *(name for name in BODY if name != "after"), "randomize", "variants", "seeds", "require", "weight")
+KEYS = ("description", "world", *(name for name in BODY if name != "after"), "randomize", "variants", "seeds", "require", "weight")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Scenario:
         max_tries: Most draws of an episode until the constraints hold.
         weight: Share of episodes where a job divides a number of frames among scenarios.
         description: One line for people.
+        world: Name, folder or Hub repository of the world that it was written for; empty for any.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Scenario:
     max_tries: int = 100
     weight: float = 1.0
     description: str = ""
+    world: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Describe all of it, as an author writes it, in JSON types; ``parse_scenario`` reads it back."""
@@ -76,6 +78,7 @@ class Scenario:
         }
         about = {
             "description": self.description,
+            "world": self.world,
             "randomize": dict(self.randomize),
             "variants": self.variants,
             "seeds": self.seeds if isinstance(self.seeds, int) else list(self.seeds),
@@ -133,7 +136,7 @@ def read_scenario(
 
 
 def _parts(name: str, given: Mapping[str, Any], place: Place) -> Scenario:
-    told = {key: text(500)(given[key], place.at(key)) for key in ("description",) if key in given}
+    told = {key: text(500)(given[key], place.at(key)) for key in ("description", "world") if key in given}
     variants = check_variants(given["variants"], place.at("variants"), RESERVED) if given.get("variants") is not None else None
     randomize = _read_randomize(given, place, names_of(variants))
     scope = frozenset([*names_of(variants), *randomize, "seed"])

@@ -58,6 +58,24 @@ def check_world(
         raise ScenarioError(problems)
 
 
+def world_of(scenarios: Iterable[Scenario], chosen: str | None, *, default: str) -> str:
+    """Return the world to run scenarios in: the one chosen, or else theirs, ``default`` for those that name none.
+
+    Raises:
+        ScenarioError: None is chosen, and they were written for several.
+    """
+    if chosen:
+        return chosen
+    wanted: dict[str, str] = {}  # world: the first that was written for it
+    for scenario in scenarios:
+        wanted.setdefault(scenario.world or default, scenario.name)
+    if len(wanted) > 1:
+        (first, one), (second, other) = list(wanted.items())[:2]
+        problem = f"scenario {one!r} is for world {first}, {other!r} for {second}: run them apart, or choose one for all, as world={first}"
+        raise ScenarioError([problem])
+    return next(iter(wanted), default)
+
+
 def _expressions(node: Any) -> Iterable[tuple[str, str]]:
     if isinstance(node, Mapping):
         for key, value in node.items():

@@ -1,0 +1,106 @@
+"""A scripted hand that takes an object to its goal, by nothing but the labelled state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gymnasium import Space, spaces
+from numpy.typing import NDArray
+
+from worldsim.policies.manipulation import read_state
+from worldsim.policies.rows import Rows
+from worldsim.types import Actions, Observation
+
+_NAMES = tuple(f"{thing}_{axis}" for thing in ("gripper", "object", "goal") for axis in "xyz")
+_NEAR = 0.025  # m from a place that counts as there
+_PATIENCE = 40  # steps after which the next phase begins all the same
+_GRASP = 8  # steps that the fingers get to close
+_GAIN = 20.0  # action for a metre of distance
+
+
+@dataclass
+class _Phase:
+    """Where one row is: its draws, and how far it has come."""
+
+    speed: float
+    noise: float
+    miss: NDArray[np.float64]
+    rng: np.random.Generator
+    number: int = 0
+    steps: int = 0
+    drift: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+
+
+class Handling:
+    """Goes beside the object, to it, closes the fingers, and goes to the goal, whatever comes of it.
+
+    Needs the labelled state ``gripper_*``, ``object_*`` and ``goal_*`` (``_x``, ``_y``, ``_z``) [m], so it drives any world or simulator
+    that tells them. From above it pushes, picks and places, and opens drawers; with ``approach=(0, -0.12, 0)`` it presses what is in front.
+    """
+
+    def __init__(
+        self,
+        action_space: Space[Any],
+        *,
+        approach: Sequence[float] = (0.0, 0.0, 0.12),
+        touch: Sequence[float] = (0.0, 0.0, 0.0),
+        grip: bool = True,
+        speeds: tuple[float, float] = (0.6, 1.0),
+        noises: Sequence[float] = (0.0,),
+        miss: float = 0.0,
+    ) -> None:
+        """Build the policy.
+
+        Args:
+            action_space: ``Box(4)``: motion along x, y, z, and the gripper's effort.
+            approach: Place [m] beside the object, from it, that the hand takes first.
+            touch: Place [m] of the hand, from the object, at which it closes.
+            grip: Whether the fingers close; else they stay closed all along, as for pressing.
+            speeds: Range of the share of full speed; each episode draws one.
+            noises: Standard deviations of slowly varying noise on the motion; each episode draws one.
+            miss: Standard deviation [m], along x and y, of how wrong the object's place is taken to be in an episode.
+
+        Raises:
+            ValueError: The action space is not a Box of four, or an argument is out of its range.
+        """
+        if not isinstance(action_space, spaces.Box) or action_space.shape != (4,):
+            raise ValueError(f"Handling moves a hand by Box(4) actions (x, y, z, gripper), not {action_space}: choose another policy")
+        self._approach, self._touch = np.asarray(approach, dtype=np.float64), np.asarray(touch, dtype=np.float64)
+        if self._approach.shape != (3,) or self._touch.shape != (3,):
+            raise ValueError(f"approach={tuple(approach)} and touch={tuple(touch)} must be places (x, y, z) [m] from the object")
+        if not 0 < speeds[0] <= speeds[1] <= 1:
+            raise ValueError(f"speeds={tuple(speeds)} must be (lowest, highest) with 0 < lowest <= highest <= 1")
+        if not noises or min(noises) < 0 or miss < 0:
+            raise ValueError(f"noises={tuple(noises)} must hold at least one strength of 0 or more, and miss={miss} be 0 or more")
+        self._grip, self._speeds, self._noises, self._miss = grip, (speeds[0], speeds[1]), tuple(noises), miss
+        self._rows = Rows(self._begin, salt=0x4A4D)
+
+    def act(self, observation: Observation) -> Actions:
+        """Return actions ``(B, 4)`` float32 in [-1, 1].
+
+        Raises:
+            ValueError: The world has no labelled state of the needed names.
+        """
+        places = read_state(observation, _NAMES, "Handling")  # (B, 9)
+        rows = [self._move(row, *place.reshape(3, 3)) for row, place in zip(self._rows.update(observation), places, strict=True)]
+        return np.clip(np.array(rows, dtype=np.float32).reshape(-1, 4), -1, 1)
+
+    def _begin(self, rng: np.random.Generator) -> _Phase:
+        noise = float(self._noises[int(rng.integers(len(self._noises)))])
+        return _Phase(float(rng.uniform(*self._speeds)), noise, self._miss * rng.standard_normal(3) * (1, 1, 0), rng)
+
+    def _move(
+        self, row: _Phase, hand: NDArray[np.float64], thing: NDArray[np.float64], goal: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        touch = thing + row.miss + self._touch
+        place = (touch + self._approach, touch, touch, goal + self._touch)[row.number]
+        there = row.steps >= _GRASP if row.number == 2 else bool(np.abs(place - hand).max() < _NEAR)
+        row.steps += 1
+        if row.number < 3 and (there or row.steps > _PATIENCE):
+            row.number, row.steps = row.number + 1, 0
+        row.drift = 0.9 * row.drift + 0.44 * row.rng.standard_normal(3)
+        motion = row.speed * np.clip(_GAIN * (place - hand), -1, 1) + row.noise * row.drift
+        return np.append(motion, 1.0 if row.number >= 2 or not self._grip else -1.0)
