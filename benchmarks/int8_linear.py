@@ -75,7 +75,7 @@ def main() -> None:
                 rows.append(
                     {"batch": batch, "layer": name, "sizes": sizes, "microseconds": {way: spread(t, 1) for way, t in taken.items()}}
                 )
-    figures = {"made": machine_facts(), "rows": rows}
+    figures: dict[str, Any] = {"made": machine_facts(), "rows": rows}
     names = list(rows[0]["microseconds"])
     body = [[r["layer"], str(r["batch"]), *(f"{r['microseconds'][n]['median']:.0f}" for n in names)] for r in rows]
     for batch in args.batches:
