@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,20 @@ def test_memory_compares_both_ends(make_world: MakeWorld) -> None:
     assert {"real", "world", "away", "world_to_real"} < set(found)
     with pytest.raises(ValueError, match=r"compass.*heading=null"):
         memory(Simulator(make_world()), store, Memory(heading="compass"), split="heldout", context=4)
+
+
+def test_a_heading_may_be_told_as_sine_and_cosine(make_world: MakeWorld) -> None:
+    store, round_ = Store(), Store()
+    round_.info = replace(store.info, state_names=("sin", "cos", "x"))
+    angles = [np.radians(episode.state[:, :1]) for episode in store.episodes]
+    columns = [np.hstack((np.sin(a), np.cos(a), e.state[:, 1:])) for a, e in zip(angles, store.episodes, strict=True)]
+    round_.episodes = [replace(e, state=state.astype(np.float32)) for e, state in zip(store.episodes, columns, strict=True)]
+    plain = Memory(heading="heading", position=("x",), turn=60, tolerance=10, horizon=12, segments=5)
+    simulator = Simulator(make_world())
+    found = memory(simulator, round_, replace(plain, heading=("sin", "cos")), split="heldout", context=4)
+    assert found == memory(simulator, store, plain, split="heldout", context=4)
+    with pytest.raises(ValueError, match="sine and its cosine"):
+        Memory(heading=("a", "b", "c"))
 
 
 def test_long_rollouts_go_as_far_as_episodes() -> None:

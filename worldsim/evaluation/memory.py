@@ -19,8 +19,9 @@ class Memory:
     """What turning away and coming back means.
 
     Attributes:
-        heading: Name of the labelled state that tells where the camera looks; None leaves the section out.
-        period: What a full turn is in its units: 360 for degrees.
+        heading: Name of the labelled state that tells where the camera looks, or two: of its sine and its cosine; None leaves the
+            section out.
+        period: What a full turn is in its units: 360 for degrees, as for sine and cosine.
         position: Names of the state that tells where the camera is; empty where it does not move.
         turn: Least turn away, in units of the heading.
         tolerance: Most that the heading differs afterwards.
@@ -29,7 +30,7 @@ class Memory:
         segments: Most such stretches.
     """
 
-    heading: str | None = None
+    heading: str | Sequence[str] | None = None
     period: float = 360.0
     position: Sequence[str] = ()
     turn: float = 60.0
@@ -42,6 +43,13 @@ class Memory:
         """Refuse what is no turn."""
         if not 0 < self.tolerance < self.turn <= self.period / 2:
             raise ValueError(f"memory needs 0 < tolerance < turn <= period / 2, got {self.tolerance}, {self.turn} and {self.period}")
+        if len(self.looks) not in (0, 1, 2):
+            raise ValueError(f"memory.heading={list(self.looks)} must be the name of an angle, or two: of its sine and its cosine")
+
+    @property
+    def looks(self) -> tuple[str, ...]:
+        """Names of the heading: one of an angle, or two of its sine and its cosine."""
+        return (self.heading,) if isinstance(self.heading, str) else tuple(self.heading or ())
 
 
 def memory(simulator: Simulator, store: EpisodeStore, plan: Memory, *, split: str, context: int, batch: int = 16) -> dict[str, Any]:
@@ -55,7 +63,7 @@ def memory(simulator: Simulator, store: EpisodeStore, plan: Memory, *, split: st
     Raises:
         ValueError: The dataset has no state of the names that are given.
     """
-    names = [plan.heading or "", *plan.position]
+    names = [*plan.looks, *plan.position]
     missing = [name for name in names if name not in store.info.state_names]
     if missing:
         known = ", ".join(store.info.state_names) or "none"
@@ -64,7 +72,7 @@ def memory(simulator: Simulator, store: EpisodeStore, plan: Memory, *, split: st
     segments, away = list[Segment](), list[int]()
     for i in store.split(split):
         episode = store[i]
-        for start, most, end in returns(episode.state[:, columns], plan, first=context - 1):
+        for start, most, end in returns(_headed(episode.state[:, columns], plan), plan, first=context - 1):
             horizon = end - start
             segments.append(cut_segment(episode, start + 1 - context, context, horizon, seed=len(segments)))
             away.append(most - start - 1)
@@ -80,6 +88,14 @@ def memory(simulator: Simulator, store: EpisodeStore, plan: Memory, *, split: st
         "steps": float(np.mean([len(segment.actions) for segment in segments])),
         **{name: {"psnr": float(psnr(a, b).mean()), "ssim": float(ssim(a, b).mean())} for name, (a, b) in pairs.items()},
     }
+
+
+def _headed(state: NDArray[np.floating], plan: Memory) -> NDArray[np.floating]:
+    """Return ``(T + 1, 1 + P)`` heading and positions, the heading as an angle if it is told as sine and cosine."""
+    if len(plan.looks) == 1:
+        return state
+    angle = np.arctan2(state[:, 0], state[:, 1]) / (2 * np.pi) * plan.period
+    return np.column_stack((angle, state[:, 2:]))
 
 
 def _ends(

@@ -156,7 +156,7 @@ def _further(
         say("rolling out the ends of episodes")
         with watch.of("endings"):
             found["endings"] = endings(simulator, store, suite.endings, seed=protocol.seed, **where)
-    if suite.memory is not None and suite.memory.heading is not None:
+    if suite.memory is not None and suite.memory.looks:
         with watch.of("memory"):
             found["memory"] = memory(simulator, store, suite.memory, **where)
     return found
