@@ -71,7 +71,7 @@ def main() -> None:
         for name, each in found.items()
     ]
     notes = (
-        f"\n- {len(segments)} held-out segments. Probe error: over that of the best constant guess, mean over names and the four steps up to "
+        f"\n- {len(segments)} held-out segments. Probe error: over that of the best constant guess, mean over names and four steps up to "
         "that one; accuracy: correlation with the truth over all steps, mean over names; head: the world's own reading of its state.\n"
     )
     text = f"# Denoising steps a frame: `{args.world}`\n\n{describe(figures['made'])}\n\n"
