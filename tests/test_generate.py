@@ -16,7 +16,7 @@ from worldsim.datasets.generate import generate, plan_scenarios, read_scenarios
 from worldsim.datasets.reader import EpisodeReader
 from worldsim.datasets.verify import verify
 from worldsim.episode import Conditioning
-from worldsim.scenario import load_scenarios, parse_scenario, script
+from worldsim.scenario import ScenarioError, load_scenarios, parse_scenario, script
 from worldsim.scenario.parts import ContextStart, NoisePerturb, StickyPerturb
 
 DICE = {"_target_": "toy_sources.Dice"}
@@ -55,6 +55,13 @@ def test_every_scenario_runs_with_every_seed(settings: dict[str, Any]) -> None:
     assert set(held.params) == {"sha256"}
     assert store.info.source == {"id": "toy_sources:ToyWorld-v0", "kwargs": {"world": "toy"}, "checkpoint": {"name": "toy", "sha256": "0"}}
     assert verify(store.path) == []
+
+
+def test_where_no_world_is_chosen_scenarios_run_in_the_one_they_name(settings: dict[str, Any]) -> None:
+    named = {name: {**scenario, "world": "toy"} for name, scenario in settings["scenario"].items()}
+    assert run(settings, scenario=named, world=None).info.source["kwargs"] == {"world": "toy"}
+    with pytest.raises(ScenarioError, match="'free' is for world other, 'held' for toy"):
+        run(settings, scenario={**named, "free": {**named["free"], "world": "other"}}, world=None)
 
 
 def test_same_plan_and_seed_give_the_same_data_and_another_seed_other(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -76,6 +76,17 @@ def test_validate_counts_or_tells_every_mistake(tell: Told, mine: Path, tmp_path
     assert "did you mean 'carracing-nano'" in tell("validate", mine, "world=carracing-nan")[2]
 
 
+def test_what_names_its_world_is_checked_against_it(tell: Told, mine: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named.yaml"
+    named.write_text(MINE.replace("wet:", "wet:\n  world: carracing-nano"))
+    assert "world carracing-nano knows no number 'grip'" in tell("validate", named)[2]
+    assert "[carracing-nano]" in next(line for line in tell("list", named)[1].splitlines() if line.startswith("wet "))
+    named.write_text(MINE.replace("wet:", "wet:\n  world: carracing-nan"))
+    assert "did you mean 'carracing-nano'" in tell("validate", named)[2]
+    named.write_text(MINE.replace("wet:", "wet:\n  world: someone/on-the-hub"))
+    assert tell("validate", named)[0] == 0
+
+
 def test_expand_shows_a_table_or_writes_every_episode(tell: Told, mine: Path, tmp_path: Path) -> None:
     told = plan_hash(expand(load_scenarios(mine), 3))
     code, out, _ = tell("expand", mine, "seed=3", "rows=4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 
 from worldsim.episode import Conditioning
 from worldsim.rollout import EpisodeJob
-from worldsim.scenario import Scenario, ScenarioError, expand, load_many, load_scenarios, parse_scenario, script
+from worldsim.scenario import Scenario, ScenarioError, expand, load_many, load_scenarios, parse_scenario, script, world_of
 from worldsim.scenario.events import Condition, Cut, EditFrames, Event, FrameEdit, Occlude, Override, Stop, Switch, When
 from worldsim.scenario.parts import (
     BiasPerturb,
@@ -183,6 +184,23 @@ def test_descriptions_come_from_the_key_or_the_comment_above(tmp_path: Path) -> 
     packed = tmp_path / "packed.yaml"
     packed.write_text(f"# @package scenario.storm\n# A storm.\n{policy}\n")
     assert [(scenario.name, scenario.description) for scenario in load_scenarios(packed)] == [("storm", "A storm.")]
+
+
+def test_the_world_that_a_scenario_is_for() -> None:
+    drive, reach = parse(), parse(world="arm")
+    other = replace(drive, name="two")
+    assert (drive.world, reach.world, reach.to_json()["world"]) == ("", "arm", "arm")
+    assert "world" not in drive.to_json()
+    assert world_of([drive, other], None, default="road") == "road"
+    assert world_of([reach], None, default="road") == "arm"
+    assert world_of([drive, reach], "mine", default="road") == "mine"
+    assert [episode.sha256 for episode in expand([drive])] == [episode.sha256 for episode in expand([reach])]
+    with pytest.raises(
+        ScenarioError, match=r"'two' is for world road, 'one' for arm: run them apart, or choose"
+    ):
+        world_of([other, reach], None, default="road")
+    with pytest.raises(ScenarioError, match="world=3 must be text"):
+        parse(world=3)
 
 
 # ---------------------------------------------------------------- mistakes
