@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,10 @@ class Contexts:
     def __len__(self) -> int:
         """Number of contexts."""
         return len(self.items)
+
+    def __iter__(self) -> Iterator[Context]:
+        """Go through all of them."""
+        return iter(self.items)
 
     def __getitem__(self, index: int) -> Context:
         """Return one context.
