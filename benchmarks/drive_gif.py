@@ -1,6 +1,7 @@
 """Drives a world from its own state readings and writes the drive as a GIF, several starts side by side.
 
 python benchmarks/drive_gif.py --world carracing-nano --out docs/drive.gif
+python benchmarks/drive_gif.py --world metaworld-nano --policy hand --contexts 20 14 28 54 18 --columns 5 --steps 100 --out docs/arm.gif
 """
 
 from __future__ import annotations
@@ -18,17 +19,22 @@ import worldsim  # noqa: F401  (registers WorldSim-v0)
 from worldsim.rollout import EpisodeJob, rollout
 from worldsim.targets import instantiate_allowed
 
-DRIVER = {"_target_": "worldsim.policies.pursuit.PurePursuit", "speeds": [30, 45], "noises": [0.0], "weaving": 0.0, "lane": 0.0}
+POLICIES = {
+    "driver": {"_target_": "worldsim.policies.pursuit.PurePursuit", "speeds": [30, 45], "noises": [0.0], "weaving": 0.0, "lane": 0.0},
+    "hand": {"_target_": "worldsim.policies.handling.Handling", "speeds": [0.8, 1.0]},
+    "explorer": {"_target_": "worldsim.policies.explorer.Explorer", "half_circle": 36},
+}
 
 
-def drive(world: str, *, starts: list[int | None], steps: int, seed: int) -> tuple[NDArray[np.uint8], float]:
+def drive(world: str, policy_name: str, *, starts: list[int | None], steps: int, seed: int) -> tuple[NDArray[np.uint8], float]:
     """Roll out one episode a start; return frames ``(B, steps + 1, H, W, 3)`` and their rate. One that ends holds its last frame."""
     env = gym.make_vec("WorldSim-v0", num_envs=len(starts), world=world, horizon=None)
     rate = float(env.metadata["render_fps"])
-    policy = instantiate_allowed(DRIVER, action_space=env.single_action_space, fps=rate)
+    given = {"fps": rate} if policy_name == "driver" else {}
+    policy = instantiate_allowed(POLICIES[policy_name], action_space=env.single_action_space, **given)
     options = [{} if start is None else {"context": start} for start in starts]
     jobs = [EpisodeJob(i, seed + i, steps, options=own) for i, own in enumerate(options)]
-    episodes = rollout(env, policy, jobs, state_names=("path_angle_near", "path_angle_far", "speed"))
+    episodes = rollout(env, policy, jobs, state_names=env.unwrapped.rows.spec.state_names)  # type: ignore[attr-defined]
     env.close()
     held = [np.concatenate((e.frames, np.repeat(e.frames[-1:], steps + 1 - len(e.frames), axis=0))) for e in episodes]
     return np.stack(held), rate
@@ -65,6 +71,7 @@ def encode(sheets: list[Image.Image], *, milliseconds: int, colours: int) -> byt
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", default="carracing-nano", help="shipped name or folder")
+    parser.add_argument("--policy", choices=POLICIES, default="driver")
     parser.add_argument("--contexts", type=int, nargs="*", help="start contexts; default: drawn by the seed")
     parser.add_argument("--rows", type=int, default=4, help="rollouts, where no contexts are named")
     parser.add_argument("--columns", type=int, default=4)
@@ -77,7 +84,7 @@ def main() -> None:
     options = parser.parse_args()
 
     starts = list(options.contexts) if options.contexts else [None] * options.rows
-    frames, rate = drive(options.world, starts=starts, steps=options.steps, seed=options.seed)
+    frames, rate = drive(options.world, options.policy, starts=starts, steps=options.steps, seed=options.seed)
     sheets = tile(frames[:, :: options.every], columns=min(options.columns, len(starts)), scale=options.scale)
     data = b""
     for colours in (256, 128, 64, 32, 16):
