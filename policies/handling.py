@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from gymnasium import Space, spaces
+from gymnasium import Space
 from numpy.typing import NDArray
 
-from worldsim.policies.manipulation import read_state
+from worldsim.policies.manipulation import check_space, read_state
 from worldsim.policies.rows import Rows
 from worldsim.types import Actions, Observation
 
@@ -38,7 +38,8 @@ class Handling:
     """Goes beside the object, to it, closes the fingers, and goes to the goal, whatever comes of it.
 
     Needs the labelled state ``gripper_*``, ``object_*`` and ``goal_*`` (``_x``, ``_y``, ``_z``) [m], so it drives any world or simulator
-    that tells them. From above it pushes, picks and places, and opens drawers; with ``approach=(0, -0.12, 0)`` it presses what is in front.
+    that tells them. As it stands it does Meta-World's push, pick-place, drawer-open and door-open; ``approach=(0, -0.08, 0.08)``, from
+    before and above, presses buttons.
     """
 
     def __init__(
@@ -66,8 +67,7 @@ class Handling:
         Raises:
             ValueError: The action space is not a Box of four, or an argument is out of its range.
         """
-        if not isinstance(action_space, spaces.Box) or action_space.shape != (4,):
-            raise ValueError(f"Handling moves a hand by Box(4) actions (x, y, z, gripper), not {action_space}: choose another policy")
+        check_space("Handling", action_space)
         self._approach, self._touch = np.asarray(approach, dtype=np.float64), np.asarray(touch, dtype=np.float64)
         if self._approach.shape != (3,) or self._touch.shape != (3,):
             raise ValueError(f"approach={tuple(approach)} and touch={tuple(touch)} must be places (x, y, z) [m] from the object")

@@ -89,7 +89,7 @@ class MetaWorldExpert:
         Raises:
             ValueError: Meta-World is not installed, the action space is not a Box of four, or an argument is out of its range.
         """
-        _check_space("MetaWorldExpert", action_space)
+        check_space("MetaWorldExpert", action_space)
         if not 0 < speeds[0] <= speeds[1] <= 1:
             raise ValueError(f"speeds={tuple(speeds)} must be (lowest, highest) with 0 < lowest <= highest <= 1")
         if not noises or min(noises) < 0 or bursts < 0 or fps <= 0:
@@ -185,7 +185,7 @@ class Reaching:
         Raises:
             ValueError: The action space is not a Box of four, or an argument is out of its range.
         """
-        _check_space("Reaching", action_space)
+        check_space("Reaching", action_space)
         self._low, self._high, self._stay = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64), stay
         if self._low.shape != (3,) or self._high.shape != (3,) or (self._low > self._high).any():
             raise ValueError(f"low={tuple(low)} and high={tuple(high)} must be corners (x, y, z) [m] of a box, low below high")
@@ -221,7 +221,7 @@ class _Reach:
         return np.append(self._speed * np.clip(20 * (self._place - gripper), -1, 1), self._grip)
 
 
-def _check_space(name: str, space: Space[Any]) -> None:
+def check_space(name: str, space: Space[Any]) -> None:
     if not isinstance(space, spaces.Box) or space.shape != (4,):
         raise ValueError(f"{name} moves a hand by Box(4) actions (x, y, z, gripper), not {space}: choose another policy")
 

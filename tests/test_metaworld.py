@@ -26,6 +26,7 @@ from worldsim.datasets.reader import EpisodeReader
 from worldsim.envs.sources.metaworld import MetaWorldSource
 from worldsim.envs.sources.metaworld_scene import CLASSES, ManipulationScene
 from worldsim.envs.sources.metaworld_tasks import TASKS
+from worldsim.policies.handling import Handling
 from worldsim.policies.manipulation import FAULTS, MetaWorldExpert
 from worldsim.types import Frames, Observation
 
@@ -44,7 +45,7 @@ def seen(info: dict[str, Any], *, seed: int, first: bool) -> Observation:
     return Observation(NO_FRAMES, state, np.array([first]), np.array([seed]))
 
 
-def play(env: MetaWorldSource, policy: MetaWorldExpert, task: str, seed: int) -> list[dict[str, Any]]:
+def play(env: MetaWorldSource, policy: MetaWorldExpert | Handling, task: str, seed: int) -> list[dict[str, Any]]:
     """Infos of an episode's steps, with reward and end in them."""
     _, info = env.reset(seed=seed, options={"task": task})
     steps: list[dict[str, Any]] = []
@@ -128,6 +129,14 @@ def test_experts_succeed_and_the_end_is_the_success_held(arm: MetaWorldSource, t
     assert all(0 <= step["reward"] <= 10 for step in steps)
     assert np.mean([step["reward"] for step in steps[-3:]]) > np.mean([step["reward"] for step in steps[:3]])
     assert steps[-1]["state"]["distance"] < steps[0]["state"]["distance"]
+
+
+@pytest.mark.usefixtures("_undrawn")
+@pytest.mark.parametrize("task", TASKS)
+def test_a_hand_that_knows_places_alone_does_every_task(arm: MetaWorldSource, task: str) -> None:
+    given = {"approach": (0, -0.08, 0.08) if task == "button-press" else (0, 0, 0.12), "speeds": (0.9, 1.0)}
+    assert play(arm, Handling(arm.action_space, **given), task, seed=7)[-1]["terminated"]
+    assert not play(arm, Handling(arm.action_space, **given, touch=(0, 0, 0.15)), task, seed=7)[-1]["terminated"]
 
 
 @pytest.mark.usefixtures("_undrawn")

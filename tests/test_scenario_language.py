@@ -195,9 +195,7 @@ def test_the_world_that_a_scenario_is_for() -> None:
     assert world_of([reach], None, default="road") == "arm"
     assert world_of([drive, reach], "mine", default="road") == "mine"
     assert [episode.sha256 for episode in expand([drive])] == [episode.sha256 for episode in expand([reach])]
-    with pytest.raises(
-        ScenarioError, match=r"'two' is for world road, 'one' for arm: run them apart, or choose"
-    ):
+    with pytest.raises(ScenarioError, match=r"'two' is for world road, 'one' for arm: run them apart, or choose"):
         world_of([other, reach], None, default="road")
     with pytest.raises(ScenarioError, match="world=3 must be text"):
         parse(world=3)
