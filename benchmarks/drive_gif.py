@@ -1,7 +1,7 @@
 """Drives a world from its own state readings and writes the drive as a GIF, several starts side by side.
 
 python benchmarks/drive_gif.py --world carracing-nano --out docs/drive.gif
-python benchmarks/drive_gif.py --world metaworld-nano --policy hand --contexts 20 14 28 54 18 --columns 5 --steps 100 --out docs/arm.gif
+python benchmarks/drive_gif.py --world metaworld-nano --policy hand --contexts 20 8 12 28 50 --columns 5 --steps 60 --scale 2 --out docs/arm.gif
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def encode(sheets: list[Image.Image], *, milliseconds: int, colours: int) -> byt
     strip = Image.new("RGB", (sample[0].width, sample[0].height * len(sample)))
     for i, sheet in enumerate(sample):
         strip.paste(sheet, (0, i * sheet.height))
-    palette = strip.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    palette = strip.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     pictures = [sheet.quantize(palette=palette, dither=Image.Dither.NONE) for sheet in sheets]
     out = io.BytesIO()
     pictures[0].save(out, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=True)
