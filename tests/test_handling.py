@@ -54,7 +54,7 @@ def test_it_comes_from_where_it_is_told_to() -> None:
 
 
 def test_an_episode_draws_from_its_seed_alone() -> None:
-    policy = {"noises": (0.3,), "speeds": (0.2, 1.0)}
+    policy: dict[str, Any] = {"noises": (0.3,), "speeds": (0.2, 1.0)}
     one = table(Handling(HAND, **policy), seeds=[5, 6])[1]
     np.testing.assert_array_equal(one[:, 1], table(Handling(HAND, **policy), seeds=[6])[1][:, 0])
     assert (one[:, 0] != one[:, 1]).any()

@@ -197,6 +197,9 @@ def test_the_world_that_a_scenario_is_for() -> None:
     assert [episode.sha256 for episode in expand([drive])] == [episode.sha256 for episode in expand([reach])]
     with pytest.raises(ScenarioError, match=r"'two' is for world road, 'one' for arm: run them apart, or choose"):
         world_of([other, reach], None, default="road")
+    with pytest.raises(ScenarioError, match=r"'one': world=someone/else is not on this machine: choose it yourself"):
+        world_of([parse(world="someone/else")], None, default="road")
+    assert world_of([parse(world="someone/else")], "someone/else", default="road") == "someone/else"
     with pytest.raises(ScenarioError, match="world=3 must be text"):
         parse(world=3)
 

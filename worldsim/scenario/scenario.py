@@ -55,7 +55,7 @@ class Scenario:
         max_tries: Most draws of an episode until the constraints hold.
         weight: Share of episodes where a job divides a number of frames among scenarios.
         description: One line for people.
-        world: Name, folder or Hub repository of the world that it was written for; empty for any.
+        world: Name or folder of the world that it was written for; a Hub repository is only fetched for who chooses it. Empty for any.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from worldsim.scenario.expressions import EPISODE_FUNCTIONS, EPISODE_SIGNALS, STEP_SIGNALS, ExpressionError, parse_expression
@@ -62,7 +63,8 @@ def world_of(scenarios: Iterable[Scenario], chosen: str | None, *, default: str)
     """Return the world to run scenarios in: the one chosen, or else theirs, ``default`` for those that name none.
 
     Raises:
-        ScenarioError: None is chosen, and they were written for several.
+        ScenarioError: None is chosen, and they were written for several, or for one that is not on this machine: a file that somebody
+            sent has nothing fetched.
     """
     if chosen:
         return chosen
@@ -73,7 +75,12 @@ def world_of(scenarios: Iterable[Scenario], chosen: str | None, *, default: str)
         (first, one), (second, other) = list(wanted.items())[:2]
         problem = f"scenario {one!r} is for world {first}, {other!r} for {second}: run them apart, or choose one for all, as world={first}"
         raise ScenarioError([problem])
-    return next(iter(wanted), default)
+    world, name = next(iter(wanted.items()), (default, ""))
+    if "/" in world and not Path(world).exists():
+        raise ScenarioError(
+            [f"scenario {name!r}: world={world} is not on this machine: choose it yourself to have it fetched, as world={world}"]
+        )
+    return world
 
 
 def _expressions(node: Any) -> Iterable[tuple[str, str]]:
