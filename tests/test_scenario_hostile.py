@@ -69,6 +69,8 @@ def mutated(count: int) -> Iterator[tuple[dict[str, Any], str]]:
         elif kind == "target" and key == "_target_":
             parent[key] = rng.choice(TARGETS)
             yield body, key
+        elif kind == "value" and path[-3:-2] == ("list",):
+            continue  # a variant may give a name any value
         elif kind == "value" and isinstance(parent[key], int | float) and not isinstance(parent[key], bool):
             in_policy = bool({"policy", "policies"} & {*path[:-1]})  # the ranges of a policy's own settings are told when it is planned
             parent[key] = rng.choice(["many", [[]], {"x": 1}, "$undefined", *([] if in_policy else [-3])])
