@@ -63,7 +63,11 @@ def mutated(count: int) -> Iterator[tuple[dict[str, Any], str]]:
         path = rng.choice([p for p in nodes(body) if isinstance(p[-1], str) and "description" not in p and "numbers" not in p[:-1]])
         parent, key = at(body, path[:-1]), path[-1]
         kind = rng.choice(["rename", "target", "value"])
-        if kind == "rename" and not ({"policies", "variants", "randomize", "grid", "ranges"} & {*path[-2:-1]}):
+        if (
+            kind == "rename"
+            and not ({"policies", "variants", "randomize", "grid", "zip", "ranges"} & {*path[-2:-1]})
+            and path[-3:-2] != ("list",)
+        ):
             parent[f"{key}x"] = parent.pop(key)
             yield body, f"{key}x"
         elif kind == "target" and key == "_target_":
