@@ -1,7 +1,8 @@
 """Drives a world from its own state readings and writes the drive as a GIF, several starts side by side.
 
 python benchmarks/drive_gif.py --world carracing-nano --out docs/drive.gif
-python benchmarks/drive_gif.py --world metaworld-nano --policy hand --contexts 20 8 12 28 50 --columns 5 --steps 60 --scale 2 --out docs/arm.gif
+python benchmarks/drive_gif.py --world metaworld-nano --policy hand --contexts 20 8 12 28 50 --columns 5 --steps 60 --scale 2 \
+    --palette maxcoverage --out docs/arm.gif
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from worldsim.targets import instantiate_allowed
 POLICIES = {
     "driver": {"_target_": "worldsim.policies.pursuit.PurePursuit", "speeds": [30, 45], "noises": [0.0], "weaving": 0.0, "lane": 0.0},
     "hand": {"_target_": "worldsim.policies.handling.Handling", "speeds": [0.8, 1.0]},
-    "explorer": {"_target_": "worldsim.policies.explorer.Explorer", "half_circle": 36},
 }
 
 
@@ -30,8 +30,7 @@ def drive(world: str, policy_name: str, *, starts: list[int | None], steps: int,
     """Roll out one episode a start; return frames ``(B, steps + 1, H, W, 3)`` and their rate. One that ends holds its last frame."""
     env = gym.make_vec("WorldSim-v0", num_envs=len(starts), world=world, horizon=None)
     rate = float(env.metadata["render_fps"])
-    given = {"fps": rate} if policy_name == "driver" else {}
-    policy = instantiate_allowed(POLICIES[policy_name], action_space=env.single_action_space, **given)
+    policy = instantiate_allowed(POLICIES[policy_name], action_space=env.single_action_space)
     options = [{} if start is None else {"context": start} for start in starts]
     jobs = [EpisodeJob(i, seed + i, steps, options=own) for i, own in enumerate(options)]
     episodes = rollout(env, policy, jobs, state_names=env.unwrapped.rows.spec.state_names)  # type: ignore[attr-defined]
@@ -55,13 +54,13 @@ def tile(frames: NDArray[np.uint8], *, columns: int, scale: int, gap: int = 4) -
     return sheets
 
 
-def encode(sheets: list[Image.Image], *, milliseconds: int, colours: int) -> bytes:
+def encode(sheets: list[Image.Image], *, milliseconds: int, colours: int, palette_by: str) -> bytes:
     """Write an endless GIF with one palette for all pictures."""
     sample = sheets[:: max(1, len(sheets) // 16)]
     strip = Image.new("RGB", (sample[0].width, sample[0].height * len(sample)))
     for i, sheet in enumerate(sample):
         strip.paste(sheet, (0, i * sheet.height))
-    palette = strip.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette = strip.quantize(colours, method=Image.Quantize[palette_by.upper()], dither=Image.Dither.NONE)
     pictures = [sheet.quantize(palette=palette, dither=Image.Dither.NONE) for sheet in sheets]
     out = io.BytesIO()
     pictures[0].save(out, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=True)
@@ -78,6 +77,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=int, default=3)
+    parser.add_argument(
+        "--palette", choices=("mediancut", "maxcoverage"), default="mediancut", help="maxcoverage keeps the colours of small things"
+    )
     parser.add_argument("--every", type=int, default=1, help="keep every n-th frame")
     parser.add_argument("--megabytes", type=float, default=4.0, help="size limit; colours are given up for it")
     parser.add_argument("--out", type=Path, default=Path("drive.gif"))
@@ -88,7 +90,7 @@ def main() -> None:
     sheets = tile(frames[:, :: options.every], columns=min(options.columns, len(starts)), scale=options.scale)
     data = b""
     for colours in (256, 128, 64, 32, 16):
-        data = encode(sheets, milliseconds=round(1000 * options.every / rate), colours=colours)
+        data = encode(sheets, milliseconds=round(1000 * options.every / rate), colours=colours, palette_by=options.palette)
         if len(data) <= options.megabytes * 1e6:
             break
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,9 @@ class _Phase:
     """Where one row is: its draws, and how far it has come."""
 
     speed: float
-    noise: float
     miss: NDArray[np.float64]
-    rng: np.random.Generator
     number: int = 0
     steps: int = 0
-    drift: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
 
 
 class Handling:
@@ -47,10 +44,7 @@ class Handling:
         action_space: Space[Any],
         *,
         approach: Sequence[float] = (0.0, 0.0, 0.12),
-        touch: Sequence[float] = (0.0, 0.0, 0.0),
-        grip: bool = True,
         speeds: tuple[float, float] = (0.6, 1.0),
-        noises: Sequence[float] = (0.0,),
         miss: float = 0.0,
     ) -> None:
         """Build the policy.
@@ -58,24 +52,21 @@ class Handling:
         Args:
             action_space: ``Box(4)``: motion along x, y, z, and the gripper's effort.
             approach: Place [m] beside the object, from it, that the hand takes first.
-            touch: Place [m] of the hand, from the object, at which it closes.
-            grip: Whether the fingers close; else they stay closed all along, as for pressing.
             speeds: Range of the share of full speed; each episode draws one.
-            noises: Standard deviations of slowly varying noise on the motion; each episode draws one.
             miss: Standard deviation [m], along x and y, of how wrong the object's place is taken to be in an episode.
 
         Raises:
             ValueError: The action space is not a Box of four, or an argument is out of its range.
         """
         check_space("Handling", action_space)
-        self._approach, self._touch = np.asarray(approach, dtype=np.float64), np.asarray(touch, dtype=np.float64)
-        if self._approach.shape != (3,) or self._touch.shape != (3,):
-            raise ValueError(f"approach={tuple(approach)} and touch={tuple(touch)} must be places (x, y, z) [m] from the object")
+        self._approach = np.asarray(approach, dtype=np.float64)
+        if self._approach.shape != (3,):
+            raise ValueError(f"approach={tuple(approach)} must be a place (x, y, z) [m] from the object")
         if not 0 < speeds[0] <= speeds[1] <= 1:
             raise ValueError(f"speeds={tuple(speeds)} must be (lowest, highest) with 0 < lowest <= highest <= 1")
-        if not noises or min(noises) < 0 or miss < 0:
-            raise ValueError(f"noises={tuple(noises)} must hold at least one strength of 0 or more, and miss={miss} be 0 or more")
-        self._grip, self._speeds, self._noises, self._miss = grip, (speeds[0], speeds[1]), tuple(noises), miss
+        if miss < 0:
+            raise ValueError(f"miss={miss} must be 0 or more")
+        self._speeds, self._miss = (speeds[0], speeds[1]), miss
         self._rows = Rows(self._begin, salt=0x4A4D)
 
     def act(self, observation: Observation) -> Actions:
@@ -89,18 +80,16 @@ class Handling:
         return np.clip(np.array(rows, dtype=np.float32).reshape(-1, 4), -1, 1)
 
     def _begin(self, rng: np.random.Generator) -> _Phase:
-        noise = float(self._noises[int(rng.integers(len(self._noises)))])
-        return _Phase(float(rng.uniform(*self._speeds)), noise, self._miss * rng.standard_normal(3) * (1, 1, 0), rng)
+        return _Phase(float(rng.uniform(*self._speeds)), self._miss * rng.standard_normal(3) * (1, 1, 0))
 
     def _move(
         self, row: _Phase, hand: NDArray[np.float64], thing: NDArray[np.float64], goal: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        touch = thing + row.miss + self._touch
-        place = (touch + self._approach, touch, touch, goal + self._touch)[row.number]
+        touch = thing + row.miss
+        place = (touch + self._approach, touch, touch, goal)[row.number]
         there = row.steps >= _GRASP if row.number == 2 else bool(np.abs(place - hand).max() < _NEAR)
         row.steps += 1
         if row.number < 3 and (there or row.steps > _PATIENCE):
             row.number, row.steps = row.number + 1, 0
-        row.drift = 0.9 * row.drift + 0.44 * row.rng.standard_normal(3)
-        motion = row.speed * np.clip(_GAIN * (place - hand), -1, 1) + row.noise * row.drift
-        return np.append(motion, 1.0 if row.number >= 2 or not self._grip else -1.0)
+        motion = row.speed * np.clip(_GAIN * (place - hand), -1, 1)
+        return np.append(motion, 1.0 if row.number >= 2 else -1.0)

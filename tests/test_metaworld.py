@@ -136,7 +136,7 @@ def test_experts_succeed_and_the_end_is_the_success_held(arm: MetaWorldSource, t
 def test_a_hand_that_knows_places_alone_does_every_task(arm: MetaWorldSource, task: str) -> None:
     given: dict[str, Any] = {"approach": (0, -0.08, 0.08) if task == "button-press" else (0, 0, 0.12), "speeds": (0.9, 1.0)}
     assert play(arm, Handling(arm.action_space, **given), task, seed=7)[-1]["terminated"]
-    assert not play(arm, Handling(arm.action_space, **given, touch=(0, 0, 0.15)), task, seed=7)[-1]["terminated"]
+    assert not play(arm, Handling(arm.action_space, **given, miss=0.5), task, seed=7)[-1]["terminated"]
 
 
 @pytest.mark.usefixtures("_undrawn")
