@@ -79,8 +79,8 @@ class LatentEpisodes:
     def draw(self, batch: int, frames: int, generator: torch.Generator) -> Clip:
         """Draw clips so that an episode's first and last frames come as often as those far from its ends, not in one clip of ``frames``.
 
-        Frames near the ends come up to twice as often. Starts are uniform from ``frames - 1`` before the episode to its last frame, and move
-        to the nearest place where a clip fits.
+        Frames near the ends come up to twice as often. Starts are uniform from ``frames - 1`` before the episode to its last frame, and
+        move to the nearest place where a clip fits.
 
         Raises:
             ValueError: No episode has that many frames.
