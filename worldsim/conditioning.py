@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -57,25 +58,30 @@ class Vocabulary:
         words: Words of the texts, one input each.
         numbers: Name to (mean, standard deviation) in the training data.
         text: How texts are embedded, in place of words; None for a world that knows words.
+        pairs: Neighbouring words of the texts, ``red road``, one input each: they tell which word goes with which, as a bag of words does
+            not (bags of n-grams, Joulin et al. 2017, section 2.1).
     """
 
     tags: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     numbers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     text: TextEncoding | None = None
+    pairs: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
-        """Length of a feature vector: tags, words or text, then value and presence of each number, then presence of tags and text."""
+        """Length of a feature vector: tags, words and pairs or text, then value and presence of each number, then presence of tags and text."""
         return len(self.tags) + self._text_size + 2 * len(self.numbers) + 2
 
     @property
     def _text_size(self) -> int:
-        return len(self.words) if self.text is None else self.text.size
+        return len(self.words) + len(self.pairs) if self.text is None else self.text.size
 
     def columns(self) -> tuple[str, ...]:
         """Name each place of a feature vector; two vocabularies that share a name mean the same by it."""
-        words = [f"word {word}" for word in self.words] if self.text is None else [f"text {i}" for i in range(self.text.size)]
+        words = [f"text {i}" for i in range(self._text_size)]
+        if self.text is None:
+            words = [*(f"word {word}" for word in self.words), *(f"pair {pair}" for pair in self.pairs)]
         values, known = ([f"{kind} {name}" for name in self.numbers] for kind in ("value", "known"))
         return (*(f"tag {tag}" for tag in self.tags), *words, *values, *known, "tags", "text")
 
@@ -91,6 +97,7 @@ class Vocabulary:
             words=tuple(sorted({*self.words, *other.words})) if text is None else (),
             numbers=dict(sorted({**other.numbers, **self.numbers}.items())),
             text=text,
+            pairs=tuple(sorted({*self.pairs, *other.pairs})) if text is None else (),
         )
 
     def _grown_text(self, other: Vocabulary) -> TextEncoding | None:
@@ -101,10 +108,11 @@ class Vocabulary:
         return mine or theirs
 
     def to_json(self) -> dict[str, Any]:
-        """Describe it in JSON types; ``text`` only where there is an encoder."""
+        """Describe it in JSON types; ``text`` and ``pairs`` only where there are some."""
         numbers = {name: list(pair) for name, pair in self.numbers.items()}
         data: dict[str, Any] = {"tags": list(self.tags), "words": list(self.words), "numbers": numbers}
-        return data if self.text is None else {**data, "text": self.text.to_json()}
+        pairs = {"pairs": list(self.pairs)} if self.pairs else {}
+        return {**data, **pairs} if self.text is None else {**data, "text": self.text.to_json()}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Vocabulary:
@@ -118,6 +126,7 @@ class Vocabulary:
             words=tuple(data["words"]),
             numbers={key: (value[0], value[1]) for key, value in data["numbers"].items()},
             text=None if data.get("text") is None else TextEncoding.from_json(data["text"]),
+            pairs=tuple(data.get("pairs", ())),
         )
 
     @staticmethod
@@ -132,6 +141,7 @@ class Vocabulary:
             tags=tuple(sorted({tag for c in conditionings for tag in c.tags})),
             words=tuple(sorted({word for c in conditionings for word in split_words(c.text)})),
             numbers=numbers,
+            pairs=tuple(sorted({pair for c in conditionings for pair in _pairs(split_words(c.text))})),
         )
 
     def features(self, conditioning: Conditioning) -> Tensor:
@@ -155,8 +165,8 @@ class Vocabulary:
     def _text_features(self, text: str) -> tuple[list[float], bool]:
         """Return the features of a text, and whether it tells anything."""
         if self.text is None:
-            words = self._known_words(text)
-            return [float(word in words) for word in self.words], bool(words)
+            words, pairs = self._known_words(text), _pairs(split_words(text))
+            return [*(float(word in words) for word in self.words), *(float(pair in pairs) for pair in self.pairs)], bool(words)
         return (self.text.embed(text).tolist(), True) if text.strip() else ([0.0] * self.text.size, False)
 
     def _known_words(self, text: str) -> list[str]:
@@ -182,19 +192,30 @@ class Vocabulary:
         return features * torch.cat(columns, dim=1).to(features.device)  # (B, size)
 
     def thin(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        """Blank each tag, word and number of rows ``(B, size)`` independently, so that any part of a conditioning comes alone.
+        """Blank parts of rows ``(B, size)`` at random, so that any part of a conditioning comes alone.
 
-        The embedding of a text is one part.
-        Each row has its own rate, uniform in 0..1.25 and at most 1: a fifth of the rows are told nothing.
+        Tags, text and numbers are each left out of half the rows. Of what is left, each tag, word and number is blanked independently; a
+        pair goes with either of its words, and the embedding of a text is one part. Each row has its own rate for that, uniform in 0..1.25
+        and at most 1.
         """
         b, t, w, n = features.shape[0], len(self.tags), self._text_size, len(self.numbers)
-        parts = t + (w if self.text is None else 1)
+        parts = len(self.words) if self.text is None else 1
         rate = torch.rand(b, 1, generator=generator) * 1.25  # (B, 1)
-        keep = (torch.rand(b, parts + n, generator=generator) >= rate).to(features)  # (B, parts + n)
-        tags, words = features[:, :t] * keep[:, :t], features[:, t : t + w] * keep[:, t:parts]
-        numbers = features[:, t + w : t + w + 2 * n] * keep[:, parts:].repeat(1, 2)  # (B, 2 n)
+        keep = (torch.rand(b, t + parts + n, generator=generator) >= rate).to(features)  # (B, t + parts + n)
+        kinds = (torch.rand(b, 3, generator=generator) < 0.5).to(features)  # (B, 3)
+        tags = features[:, :t] * keep[:, :t] * kinds[:, :1]  # (B, t)
+        words = features[:, t : t + w] * self._keep_text(keep[:, t : t + parts]) * kinds[:, 1:2]  # (B, w)
+        numbers = features[:, t + w : t + w + 2 * n] * keep[:, t + parts :].repeat(1, 2) * kinds[:, 2:]  # (B, 2 n)
         present = [part.any(dim=1, keepdim=True).to(features) for part in (tags, words)]  # each (B, 1)
         return torch.cat((tags, words, numbers, *present), dim=1)  # (B, size)
+
+    def _keep_text(self, keep: Tensor) -> Tensor:
+        """Spread what is kept of words ``(B, words)`` over words and pairs ``(B, words + pairs)``; of an embedding ``(B, 1)`` as it is."""
+        if self.text is not None:
+            return keep  # (B, 1)
+        places = [[self.words.index(word) for word in pair.split()] for pair in self.pairs]
+        both = keep[:, torch.tensor(places, dtype=torch.int64).reshape(-1, 2)].prod(dim=2)  # (B, pairs)
+        return torch.cat((keep, both), dim=1)  # (B, words + pairs)
 
 
 def move_columns(weight: Tensor, old: Vocabulary, new: Vocabulary) -> Tensor:
@@ -225,3 +246,8 @@ def move_columns(weight: Tensor, old: Vocabulary, new: Vocabulary) -> Tensor:
 def split_words(text: str) -> list[str]:
     """Split a text into lower-case words."""
     return text.lower().replace(",", " ").replace(".", " ").split()
+
+
+def _pairs(words: Sequence[str]) -> list[str]:
+    """Join neighbouring words: ``red road``, ``road on``."""
+    return [f"{one} {other}" for one, other in pairwise(words)]
