@@ -195,12 +195,11 @@ class Vocabulary:
         """Blank parts of rows ``(B, size)`` at random, so that any part of a conditioning comes alone.
 
         Tags, text and numbers are each left out of half the rows. Of what is left, each tag, word and number is blanked independently; a
-        pair goes with either of its words, and the embedding of a text is one part. Each row has its own rate for that, uniform in 0..1.25
-        and at most 1.
+        pair goes with either of its words, and the embedding of a text is one part. Each row has its own rate for that, uniform in 0..1.
         """
         b, t, w, n = features.shape[0], len(self.tags), self._text_size, len(self.numbers)
         parts = len(self.words) if self.text is None else 1
-        rate = torch.rand(b, 1, generator=generator) * 1.25  # (B, 1)
+        rate = torch.rand(b, 1, generator=generator)  # (B, 1)
         keep = (torch.rand(b, t + parts + n, generator=generator) >= rate).to(features)  # (B, t + parts + n)
         kinds = (torch.rand(b, 3, generator=generator) < 0.5).to(features)  # (B, 3)
         tags = features[:, :t] * keep[:, :t] * kinds[:, :1]  # (B, t)
