@@ -82,9 +82,7 @@ class Handling:
     def _begin(self, rng: np.random.Generator) -> _Phase:
         return _Phase(float(rng.uniform(*self._speeds)), self._miss * rng.standard_normal(3) * (1, 1, 0))
 
-    def _move(
-        self, row: _Phase, hand: NDArray[np.float64], thing: NDArray[np.float64], goal: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _move(self, row: _Phase, hand: NDArray[np.float64], thing: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[np.float64]:
         touch = thing + row.miss
         place = (touch + self._approach, touch, touch, goal)[row.number]
         there = row.steps >= _GRASP if row.number == 2 else bool(np.abs(place - hand).max() < _NEAR)

@@ -222,6 +222,7 @@ class _Reach:
 
 
 def check_space(name: str, space: Space[Any]) -> None:
+    """Refuse an action space that is not the hand's, in the name of policy ``name``."""
     if not isinstance(space, spaces.Box) or space.shape != (4,):
         raise ValueError(f"{name} moves a hand by Box(4) actions (x, y, z, gripper), not {space}: choose another policy")
 

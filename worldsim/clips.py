@@ -77,10 +77,15 @@ class LatentEpisodes:
     there: Tensor | None = None
 
     def draw(self, batch: int, frames: int, generator: torch.Generator) -> Clip:
-        """Draw clips so that an episode's first and last frames come as often as those far from its ends, not in one clip of ``frames``.
+        """Draw clips at ``places``."""
+        return self.cut(*self.places(batch, frames, generator), frames)
 
-        Frames near the ends come up to twice as often. Starts are uniform from ``frames - 1`` before the episode to its last frame, and
-        move to the nearest place where a clip fits.
+    def places(self, batch: int, frames: int, generator: torch.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draw episodes ``(B,)`` and first frame numbers ``(B,)`` of clips.
+
+        An episode's first and last frames come as often as those far from its ends, not in one clip of ``frames``. Frames near the ends
+        come up to twice as often. Starts are uniform from ``frames - 1`` before the episode to its last frame, and move to the nearest
+        place where a clip fits.
 
         Raises:
             ValueError: No episode has that many frames.
@@ -96,7 +101,7 @@ class LatentEpisodes:
         episodes = np.searchsorted(ends, picks, side="right")
         places = picks - (ends[episodes] - room[episodes]) - (frames - 1)
         offsets = np.clip(places, 0, lengths[episodes] - frames)
-        return self.cut(episodes, self.starts[episodes] + offsets, frames)
+        return episodes, self.starts[episodes] + offsets
 
     def cut(self, episodes: NDArray[np.int64], first: NDArray[np.int64], frames: int) -> Clip:
         """Return the clips of ``frames`` frames that begin at frame numbers ``first`` of the whole."""

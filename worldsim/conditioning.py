@@ -70,7 +70,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Length of a feature vector: tags, words and pairs or text, then value and presence of each number, then presence of tags and text."""
+        """Length of a feature vector: tags, words and pairs or text, value and presence of each number, presence of tags and of text."""
         return len(self.tags) + self._text_size + 2 * len(self.numbers) + 2
 
     @property

@@ -74,7 +74,9 @@ def build_vocabulary(episodes: Sequence[Episode], text_encoder: Mapping[str, Any
     """
     told = Vocabulary.build([episode.conditioning for episode in episodes])
     if text_encoder is not None:
-        told = replace(told, words=(), pairs=(), text=fit_encoding(texts=[e.conditioning.text for e in episodes], **_encoder_settings(text_encoder)))
+        told = replace(
+            told, words=(), pairs=(), text=fit_encoding(texts=[e.conditioning.text for e in episodes], **_encoder_settings(text_encoder))
+        )
     elif older is not None and older.vocabulary.text is not None:
         told = replace(told, words=(), pairs=())
     return told if older is None else older.vocabulary.grown(told)
@@ -140,6 +142,7 @@ class WorldBuilder:
             vocabulary,
             batch_size=cfg.batch_size,
             clip=cfg.clip,
+            frame_size=store.info.frame_size,
             on_sample=self.sample,
         )
 

@@ -7,7 +7,7 @@ rollout uses, in one forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,12 @@ from worldsim.devices import draw_noise, send
 from worldsim.diffusion import SMALLEST_SHORTCUT, corrupt, draw_context_levels, draw_target_levels, ramp_weight, velocity_weight
 from worldsim.dit import FrameInputs, FrameOutputs, VideoDiT
 from worldsim.heads import Heads
+from worldsim.training.critic import Critic, critic_losses
+from worldsim.training.own_frames import OwnFrames
 from worldsim.windows import shift_levels, stack_history, training_mask
+
+CRITIC_SHARE = 0.01
+"""Weight of the critic's own loss: small, for gradients of all are clipped together, and Adam does not mind."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,10 @@ class Objective:
         self_from: Optimiser step at which that begins.
         self_rounds: Rounds of such estimates, each built on the one before: the k-th frame after the first ones is then up to k
             imagined frames away from a real one.
+        self_depth: Frames that such context may be away from a real one. Above ``self_rounds``, clips of the share go on where those of
+            the step before ended, looking back at the network's own last frames. A run that was killed begins such clips anew, so it
+            does not equal one that never was.
+        critic: Weight of the opinions of a critic of decoded frames, which is trained beside; see ``worldsim.training.critic``.
         sink: First frames of a clip that all others see whatever the window, for rollouts with attention sinks.
         loss_space: What squared errors of latents are taken of: ``clean`` latents, or ``velocity``, which weighs them by
             ``1 / (1 - level) ** 2``, at most 100 (Dreamer 4, Hafner et al. 2025, table 2, has both). At pure noise the two are the same.
@@ -79,11 +88,15 @@ class Objective:
     self_context: float = 0.0
     self_from: int = 0
     self_rounds: int = 3
+    self_depth: int = 0
+    critic: float = 0.0
     sink: int = 0
     loss_space: str = "clean"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained for."""
+        if self.critic and not self.pixel_loss:
+            raise ValueError(f"objective.critic={self.critic} looks at decoded frames: set objective.pixel_loss above 0")
         if self.loss_space not in ("clean", "velocity"):
             raise ValueError(f"objective.loss_space={self.loss_space!r} is unknown: use clean or velocity")
 
@@ -107,6 +120,8 @@ class Draw:
         looked: ``(B, pixel_frames)`` int64, target frames that are decoded.
         shortcuts: First rows of the batch that are trained as shortcuts.
         self_rows: Last rows of the batch whose context is the model's own estimate.
+        begun: ``(self_rows, skip, C, h, w)`` what those look back at first: real frames, or own ones of the step before.
+        judged: ``(B * pixel_frames, 3, H, W)`` noise for the critic; without one, empty.
     """
 
     clip: Clip
@@ -118,6 +133,8 @@ class Draw:
     looked: Tensor
     shortcuts: int
     self_rows: int
+    begun: Tensor
+    judged: Tensor
 
     def rows(self, pick: slice) -> Draw:
         """Return the same draw for some rows."""
@@ -146,6 +163,8 @@ class DynamicsLoss(nn.Module):
         if objective.pixel_loss and decode is None:
             raise ValueError(f"pixel_loss={objective.pixel_loss} needs a decoder: give decode, or set pixel_loss to 0")
         self.dynamics, self.heads, self.objective, self.decode = dynamics, heads, objective, decode
+        self.critic = Critic() if objective.critic else None
+        self.own: Tensor | None = None  # (self_rows, F, C, h, w), what was imagined last
 
     def streams(self, draw: Draw, context: Tensor, noisy: Tensor) -> FrameOutputs:
         """Run context latents ``(B, F, C, h, w)`` and noisy target latents ``(B, F - skip, C, h, w)`` through the network together."""
@@ -177,11 +196,12 @@ class DynamicsLoss(nn.Module):
         context, skip = draw.clip.latents.clone(), self.objective.skip
         part = draw.rows(slice(len(context) - draw.self_rows, None))
         part = replace(part, level=torch.zeros_like(part.level), step=torch.zeros_like(part.step))
-        latents = part.clip.latents
+        latents = torch.cat((draw.begun, part.clip.latents[:, skip:]), dim=1)  # (b, F, C, h, w)
         for _ in range(self.objective.self_rounds):
             imagined = self.streams(part, latents, part.noise).latents[:, -part.level.shape[1] :]  # (b, F - skip, C, h, w)
-            latents = torch.cat((part.clip.latents[:, :skip], imagined.to(latents.dtype)), dim=1)  # (b, F, C, h, w)
+            latents = torch.cat((draw.begun, imagined.to(latents.dtype)), dim=1)  # (b, F, C, h, w)
         context[len(context) - draw.self_rows :] = latents
+        self.own = latents
         return context  # (B, F, C, h, w)
 
     @torch.no_grad()
@@ -219,21 +239,29 @@ class DynamicsLoss(nn.Module):
         logs = {"target": target_loss.detach(), "context": context_loss.detach(), **logs}
         fresh = draw.level[draw.shortcuts :] == 0
         if o.pixel_loss:
-            pixels = self._pixel_loss(out.latents[:, f:], truth, draw)
-            loss, logs = loss + o.pixel_loss * pixels, {**logs, "pixels": pixels.detach()}
+            pixels, more = self._frame_losses(out.latents[:, f:], truth, draw)
+            loss, logs = loss + pixels, {**logs, **more}
         logs["from_noise"] = (error[draw.shortcuts :] * fresh).sum().detach() / fresh.sum().clamp(min=1)
         return target_loss + o.context_loss * context_loss + loss, logs
 
-    def _pixel_loss(self, made: Tensor, truth: Tensor, draw: Draw) -> Tensor:
-        """Mean squared error between decoded estimates and decoded truth, both ``(B, F - skip, C, h, w)``, of the frames looked at."""
+    def _frame_losses(self, made: Tensor, truth: Tensor, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the frames looked at, decoded from estimates and from truth, both ``(B, F - skip, C, h, w)``: squared error, critic."""
         assert self.decode is not None
         rows = torch.arange(len(made), device=made.device).unsqueeze(1)  # (B, 1)
         weight = ramp_weight(draw.level, self.objective.weight_floor)[rows, draw.looked].flatten()  # (B * P,)
         with torch.no_grad():
-            wanted = self.decode(truth[rows, draw.looked].flatten(0, 1))  # (B * P, 3, H, W)
-        frames = self.decode(made[rows, draw.looked].flatten(0, 1).to(truth.dtype))  # (B * P, 3, H, W)
-        error = (frames.float() - wanted.float()).square().mean((1, 2, 3))  # (B * P,)
-        return (weight * by_ratio(error, self.objective.pixel_floor)).mean()
+            wanted = self.decode(truth[rows, draw.looked].flatten(0, 1)).float()  # (B * P, 3, H, W)
+        frames = self.decode(made[rows, draw.looked].flatten(0, 1).to(truth.dtype)).float()  # (B * P, 3, H, W)
+        error = (frames - wanted).square().mean((1, 2, 3))  # (B * P,)
+        pixels = (weight * by_ratio(error, self.objective.pixel_floor)).mean()
+        loss, logs = self.objective.pixel_loss * pixels, {"pixels": pixels.detach()}
+        if self.critic is not None:
+            real, critic = critic_losses(self.critic, frames, wanted, draw.judged)
+            loss, logs = (
+                loss + self.objective.critic * real + CRITIC_SHARE * critic,
+                {**logs, "real": real.detach(), "critic": critic.detach()},
+            )
+        return loss, logs
 
     def _head_loss(self, hidden: Tensor, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
         o, read = self.objective, self.heads(hidden)
@@ -256,6 +284,7 @@ class DynamicsTask:
         vocabulary: Tells what of a condition can be dropped.
         batch_size: Clips a step.
         clip: Frames a clip.
+        frame_size: Height and width of decoded frames.
         on_sample: Called with (step, folder) to write something to look at.
     """
 
@@ -267,21 +296,26 @@ class DynamicsTask:
         *,
         batch_size: int,
         clip: int,
+        frame_size: Sequence[int],
         on_sample: Callable[[int, Path], None] | None = None,
     ) -> None:
         self.module, self.episodes, self.vocabulary = loss, episodes, vocabulary
-        self.batch_size, self.clip, self.on_sample = batch_size, clip, on_sample
+        self.batch_size, self.clip, self.frame_size, self.on_sample = batch_size, clip, tuple(frame_size), on_sample
         self.frames_per_step = batch_size * clip
+        o = loss.objective
+        self.own = OwnFrames(episodes, skip=o.skip, ahead=min(o.self_rounds, clip - o.skip), depth=o.self_depth)
 
     def batch(self, step: int, generator: torch.Generator, device: torch.device) -> Draw:
         """Draw everything that is random in one step."""
-        o, clip = self.module.objective, self.episodes.draw(self.batch_size, self.clip, generator)
+        o = self.module.objective
+        self_rows = round(o.self_context * self.batch_size) if step >= o.self_from else 0
+        clip, begun = self.own.draw(self.batch_size, self.clip, generator, rows=self_rows, made=self.module.own)
         b, f = clip.latents.shape[:2]
         shown = torch.rand(b, f, generator=generator) >= o.action_drop
         condition = self.vocabulary.drop(clip.condition, generator, rate=o.condition_drop, whole=o.condition_drop_all)
         clip = replace(clip, known=clip.known & shown, condition=condition)
         level, sizes, shortcuts = self._target_levels(step, (b, f - o.skip), generator)
-        self_rows = round(o.self_context * b) if step >= o.self_from else 0
+        judged = (b * o.pixel_frames * bool(o.critic), 3, *self.frame_size)
         return Draw(
             clip=clip.to(device),
             context_level=send(draw_context_levels((b, f), generator, forcing=o.forcing, lowest=o.lowest_context), device),
@@ -292,6 +326,8 @@ class DynamicsTask:
             looked=send(torch.randint(f - o.skip, (b, o.pixel_frames), generator=generator), device),
             shortcuts=shortcuts,
             self_rows=self_rows,
+            begun=send(begun, device),
+            judged=draw_noise(judged, generator, device),
         )
 
     def _target_levels(self, step: int, shape: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
