@@ -35,7 +35,7 @@ class TimedLoop(LoopConfig):
     gone: Callable[[], float] = lambda: 0.0
     fall: float = 0.4
 
-    def rate(self, step: int) -> float:
+    def rate(self, step: int, share: float = 0.0) -> float:
         """Return the learning rate of optimiser step ``step``."""
         return self.lr * min(1.0, (step + 1) / max(1, self.warmup)) * min(1.0, max(0.0, (1 - self.gone()) / self.fall))
 
