@@ -47,7 +47,7 @@ def _own(layer: nn.Module, frozen: bool) -> tuple[Tensor, Tensor]:
     return (weight.detach(), bias.detach()) if frozen else (weight, bias)
 
 
-def critic_losses(critic: Critic, made: Tensor, truth: Tensor, noise: Tensor, *, smoothing: float = 10.0) -> tuple[Tensor, Tensor]:
+def critic_losses(critic: Critic, made: Tensor, truth: Tensor, noise: Tensor, *, smoothing: float = 0.01) -> tuple[Tensor, Tensor]:
     """Return what the frames and what the critic are to lower, both relativistic (Jolicoeur-Martineau 2018, section 4.1).
 
     Each estimate is compared with the truth of its own step. The critic's opinions are kept from changing under small noise, which
@@ -66,4 +66,4 @@ def critic_losses(critic: Critic, made: Tensor, truth: Tensor, noise: Tensor, *,
     clean, noisy = opinions.chunk(2)  # each (2 N, P + 1)
     of_made, of_truth = clean.chunk(2)  # each (N, P + 1)
     penalty = ((noisy - clean) / SMOOTHING).square().mean()
-    return frames, F.softplus(of_made - of_truth).mean() + smoothing * 0.001 * penalty
+    return frames, F.softplus(of_made - of_truth).mean() + smoothing * penalty
