@@ -93,13 +93,13 @@ def test_frames_are_pulled_by_the_critic_and_the_critic_by_its_own_loss_alone() 
     sharp, blurred = sharp_and_blurred(4, 0)
     made = blurred.clone().requires_grad_()
     frames, own = critic_losses(critic, made, sharp, torch.randn(sharp.shape, generator=torch.Generator().manual_seed(1)))
-    frames.backward(retain_graph=True)
+    frames.backward(retain_graph=True)  # type: ignore[no-untyped-call]
     assert all(p.grad is None for p in critic.parameters())
     pulled = made.grad
     assert pulled is not None
     assert float(pulled.abs().sum()) > 0
     made.grad = None
-    own.backward()
+    own.backward()  # type: ignore[no-untyped-call]
     assert made.grad is None
     assert all(p.grad is not None for p in critic.parameters())
 
