@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
 from types import SimpleNamespace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -174,13 +175,52 @@ def test_training_saves_a_head_into_the_world(endless_path: Path, tmp_path: Path
     world = WorldModel.from_pretrained(place)
     episodes = [_episode(seed) for seed in range(20)]
     write_dataset(data, episodes, name="toy", fps=25.0, action_space=world.spec.action_space, state_names=("speed", "offset"))
-    small = ["segments=6", "context=4", "horizon=6", "batch=3", "steps=3", "batch_size=8"]
+    small = ["segments=6", "context=4", "horizon=6", "batch=3", "steps=3", "batch_size=8", f"out={tmp_path / 'run'}"]
     quality = train_uncertainty(compose("train_uncertainty", [f"world={place}", f"data.path={data}", *small]))
     assert 0 <= quality <= 1
     assert "held-out frames" in capsys.readouterr().out
+    assert not list((tmp_path / "run").iterdir())
     taught = WorldModel.from_pretrained(place)
     assert taught.uncertainty is not None
     assert taught.fingerprint != world.fingerprint
+
+
+class _Killed(Exception):
+    """What a test ends training with."""
+
+
+def test_rollouts_that_were_done_are_not_done_again_after_a_kill(
+    endless_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, world, steps, step = tmp_path / "toy.worldsim", WorldModel.from_pretrained(endless_path), [0, 0], Simulator.step
+    episodes = [_episode(seed) for seed in range(20)]
+    write_dataset(data, episodes, name="toy", fps=25.0, action_space=world.spec.action_space, state_names=("speed", "offset"))
+
+    def train(name: str, *, most: int) -> dict[str, torch.Tensor]:
+        steps[:] = [0, most]
+        place, run = tmp_path / name, tmp_path / f"{name}.run"
+        if not place.exists():
+            world.save_pretrained(place)
+        small = ["segments=6", "context=4", "horizon=6", "batch=3", "steps=3", "batch_size=8", f"out={run}"]
+        train_uncertainty(compose("train_uncertainty", [f"world={place}", f"data.path={data}", *small]))
+        head = WorldModel.from_pretrained(place).uncertainty
+        assert head is not None
+        return head.state_dict()
+
+    def counted(self: Simulator, *args: Any) -> Any:
+        steps[0] += 1
+        if steps[0] > steps[1]:
+            raise _Killed
+        return step(self, *args)
+
+    monkeypatch.setattr(Simulator, "step", counted)
+    whole = train("whole", most=1000)
+    all_steps = steps[0]
+    with pytest.raises(_Killed):
+        train("killed", most=8)
+    resumed = train("killed", most=1000)
+    assert steps[0] == all_steps - 6  # the first batch of three was whole, the second was not
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def _episode(seed: int, steps: int = 20) -> Episode:

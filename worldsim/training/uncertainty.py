@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from safetensors.torch import load_file
 from torch import Tensor
 
-from worldsim.checkpoint import resolve, save_component
+from worldsim.checkpoint import content_hash, resolve, save_component
 from worldsim.evaluation.figures import episode_name
 from worldsim.evaluation.openloop import Segment, cut_segments, log_error
 from worldsim.evaluation.scores import area_under_curve
+from worldsim.files import save_tensors
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
 from worldsim.training.run import check_counts, open_data, seeded
@@ -49,7 +55,8 @@ def train_uncertainty(cfg: DictConfig) -> float:
     segments = cut_segments(store, split="train", limit=cfg.segments, **cut)
     kept = calibrating(segments)
     heldout = cut_segments(store, split="heldout", limit=max(1, cfg.segments // 5), **cut) if store.split("heldout") else []
-    errors = _gather(world, [segments[:kept], segments[kept:], heldout], cfg)
+    done = _Done(Path(cfg.out) / _key(cfg, store.info.fingerprint))
+    errors = _gather(world, [segments[:kept], segments[kept:], heldout], cfg, done)
     head = fit(errors[0], steps=cfg.steps, batch_size=cfg.batch_size, lr=cfg.lr, seed=cfg.seed)
     if segments[kept:]:
         calibrate(head, errors[1])
@@ -60,6 +67,7 @@ def train_uncertainty(cfg: DictConfig) -> float:
         print(f"area under the ROC curve for errors above the 90th percentile: {quality:.3f} over {len(errors[2].error):,} held-out frames")
         print(f"high errors among them: {foretold:.1%} foretold, {found:.1%} found")
     save_component(head, folder / NAME)
+    done.forget()
     print(f"error head saved to {folder / NAME}")
     return quality
 
@@ -72,41 +80,63 @@ def calibrating(segments: Sequence[Segment]) -> int:
     return next((i for i, name in enumerate(names) if name in kept), len(segments))
 
 
-def _gather(world: WorldModel, parts: Sequence[Sequence[Segment]], cfg: DictConfig) -> list[Errors]:
-    """Roll out several lists of segments, and say how it goes; nothing comes of an empty one."""
-    total, done, begun = sum(map(len, parts)), 0, time.monotonic()
+class _Done:
+    """Batches of rollouts on disk, so that training that is killed rolls none out again."""
 
-    def say(count: int) -> None:
-        nonlocal done
-        done += count
-        left = (time.monotonic() - begun) / done * (total - done)
-        print(f"rolled out {done}/{total} segments, {left:.0f} s left", flush=True)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
 
-    none = Errors(torch.zeros(0, 0, 0), torch.zeros(0))
-    return [gather(world, part, batch=cfg.batch, every=cfg.every, say=say) if part else none for part in parts]
+    def read(self, number: int) -> Errors | None:
+        """Return what was kept by this number."""
+        file = self._file(number)
+        return Errors(**load_file(file)) if file.exists() else None
+
+    def keep(self, number: int, errors: Errors) -> None:
+        """Write it down."""
+        save_tensors(vars(errors), self._file(number))
+
+    def forget(self) -> None:
+        """Remove all."""
+        shutil.rmtree(self.folder)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.safetensors"
 
 
-def gather(
-    world: WorldModel, segments: Sequence[Segment], *, batch: int, every: int, say: Callable[[int], None] = lambda _: None
-) -> Errors:
-    """Roll segments out with their recorded actions and compare with what happened.
+def _key(cfg: DictConfig, fingerprint: str) -> str:
+    """Name what rollouts depend on: the world's files, the data and how they are cut."""
+    settings = {name: cfg[name] for name in ("segments", "per_episode", "context", "horizon", "every", "batch", "seed")}
+    told = json.dumps([content_hash(resolve(cfg.world)), fingerprint, settings])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    Args:
-        world: The finished world.
-        segments: Stretches of episodes.
-        batch: How many run together.
-        every: Keep the first 8 steps and then every so many.
-        say: Is told the number of segments after each batch.
-    """
-    simulator, kept = Simulator(world, in_place=True), list[Errors]()
-    for start in range(0, len(segments), batch):
-        part = segments[start : start + batch]
-        kept += _roll(simulator, part, every)
-        say(len(part))
-    return Errors(torch.cat([one.hidden for one in kept]), torch.cat([one.error for one in kept]))
+
+def _gather(world: WorldModel, parts: Sequence[Sequence[Segment]], cfg: DictConfig, done: _Done) -> list[Errors]:
+    """Roll out several lists of segments, ``cfg.batch`` together, and say how it goes."""
+    simulator, found = Simulator(world, in_place=True), [list[Errors]() for _ in parts]
+    total, count, fresh, begun = sum(map(len, parts)), 0, 0, time.monotonic()
+    batches = [(kept, part[i : i + cfg.batch]) for kept, part in zip(found, parts, strict=True) for i in range(0, len(part), cfg.batch)]
+    for number, (kept, batch) in enumerate(batches):
+        errors = done.read(number)
+        if errors is None:
+            errors, fresh = _join(list(_roll(simulator, batch, cfg.every))), fresh + len(batch)
+            done.keep(number, errors)
+        kept.append(errors)
+        count += len(batch)
+        left = (time.monotonic() - begun) / max(fresh, 1) * (total - count)
+        print(f"rolled out {count}/{total} segments, {left:.0f} s left", flush=True)
+    return [_join(kept) for kept in found]
+
+
+def _join(parts: Sequence[Errors]) -> Errors:
+    """Lay parts end to end; nothing of none."""
+    if not parts:
+        return Errors(torch.zeros(0, 0, 0), torch.zeros(0))
+    return Errors(torch.cat([one.hidden for one in parts]), torch.cat([one.error for one in parts]))
 
 
 def _roll(simulator: Simulator, segments: Sequence[Segment], every: int) -> Iterator[Errors]:
+    """Roll segments out with their recorded actions beside what happened; keep the first 8 steps and then every so many."""
     state = simulator.start([segment.context for segment in segments], [segment.seed for segment in segments])
     for t in range(len(segments[0].actions)):
         state, step = simulator.step(state, np.stack([segment.actions[t] for segment in segments]))
