@@ -18,7 +18,7 @@ from worldsim.envs.snapshot import WorldSnapshot, generator_from
 from worldsim.envs.start import Start, Starts
 from worldsim.episode import Conditioning
 from worldsim.labeller import SEGMENTATION
-from worldsim.simulator import State
+from worldsim.simulator import END, REWARD, STATE, TOTAL, State
 from worldsim.tokenizer import to_model, to_uint8
 from worldsim.uncertainty import NAME as UNCERTAINTY
 
@@ -39,6 +39,7 @@ class Outcome:
         truncated: ``(B,)`` bool, on the host.
         finite: ``(B,)`` bool, on the host, False where the world broke down.
         labels: ``(B, S)`` float32, the labelled state, see ``Rows.state_names``.
+        read: ``(B, 1 + S)`` float32, rewards and labels on the host.
     """
 
     observations: Tensor
@@ -47,6 +48,7 @@ class Outcome:
     truncated: NDArray[np.bool_]
     finite: NDArray[np.bool_]
     labels: Tensor
+    read: NDArray[np.float32]
 
 
 class Rows:
@@ -141,7 +143,6 @@ class Rows:
         labels = {"labels": {SEGMENTATION: self.classes}} if self.classes else {}
         return {"render_modes": ["rgb_array", "human"], "render_fps": self.fps, "checkpoint": checkpoint, **labels}
 
-    @torch.no_grad()
     def beside(self) -> dict[str, NDArray[Any]]:
         """Return what infos hold beside the newest frames, where it was asked for.
 
@@ -152,7 +153,8 @@ class Rows:
         if self.latents is not None and self.tells_latents:
             told["latent"] = to_host(self.latents)
         if self.latents is not None and self.classes:
-            told[SEGMENTATION] = to_host(self.model.labeller.classify(self.latents.to(self.model.dtype)))
+            with torch.no_grad():
+                told[SEGMENTATION] = to_host(self.model.labeller.classify(self.latents.to(self.model.dtype)))
         return told
 
     def frames(self) -> Tensor:
@@ -184,8 +186,8 @@ class Rows:
         self.over[list(rows)] = False
         for row, generator in zip(rows, generators, strict=True):
             self.generators[row] = generator
-        told = self.labelled(self.labels, rows)
-        return [{"state": own, **_told(start)} for own, start in zip(told, starts, strict=True)]
+        labels = to_host(self.labels)  # (B, S)
+        return [{"state": self.labelled(labels[row]), **_told(start)} for row, start in zip(rows, starts, strict=True)]
 
     def _begin(self, starts: Sequence[Start]) -> tuple[State, Tensor]:
         """Begin n rows; return their states and the labelled state ``(n, S)``."""
@@ -228,27 +230,29 @@ class Rows:
         """Move every row one frame on by actions as features ``(B, F)``."""
         assert self.state is not None, "reset comes before step"
         self.state, made = self.simulator.step_tensors(self.state, features, decode=not self.latent)
-        observations, rewards = made.latents.float() if self.latent else made.frames, made.reward.float().clone()
+        observations = made.latents.float() if self.latent else made.frames
         latents = None if self.latents is None else made.latents.float()
-        labels = (torch.cat((made.state, made.uncertainty[:, None]), dim=1) if self.unsure else made.state).float()  # (B, S)
-        finite, ended = torch.stack((made.finite, made.end > 0.5)).cpu().numpy()  # each (B,)
-        self.elapsed = self.elapsed + 1
-        terminated = finite & ended
+        told = made.readout[:, REWARD : STATE + len(self.state_names)]  # (B, 1 + S)
+        read = made.readout.cpu().numpy()  # (B, 4 + S), the one wait for the device
+        finite = np.isfinite(read[:, TOTAL])
+        terminated = finite & (read[:, END] > 0.5)
+        self.elapsed += 1
         late = ~finite if self.horizon is None else ~finite | (self.elapsed >= self.horizon)
         truncated = late & ~terminated
         self.over = terminated | truncated
+        read = read[:, REWARD : STATE + len(self.state_names)]
         if not finite.all():
-            known, whole = made.finite, made.finite[:, None, None, None]  # (B,), (B, 1, 1, 1)
+            known, whole = made.finite[:, None], made.finite[:, None, None, None]  # (B, 1), (B, 1, 1, 1)
             observations = torch.where(whole, observations, self.observations)
             latents = None if latents is None or self.latents is None else torch.where(whole, latents, self.latents)
-            labels, rewards = torch.where(known[:, None], labels, self.labels), torch.where(known, rewards, 0.0)
-        self.observations, self.latents, self.labels = observations, latents, labels
-        return Outcome(observations, rewards, terminated, truncated, finite, labels)
+            told = torch.where(known, told, torch.nn.functional.pad(self.labels, (1, 0)))
+            read = told.cpu().numpy()
+        self.observations, self.latents, self.labels = observations, latents, told[:, 1:]
+        return Outcome(observations, told[:, 0], terminated, truncated, finite, self.labels, read)
 
-    def labelled(self, labels: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
-        """Return the labelled state of ``rows`` by name, from ``labels (B, S)``."""
-        values = labels.tolist()
-        return [dict(zip(self.state_names, values[row], strict=True)) for row in rows]
+    def labelled(self, labels: NDArray[np.float32]) -> dict[str, float]:
+        """Return the labelled state of a row ``(S,)`` by name."""
+        return dict(zip(self.state_names, labels.tolist(), strict=True))
 
     def clone(self, rows: Sequence[int], *, include_rng: bool) -> WorldSnapshot:
         """Return a snapshot of ``rows``, in that order.
@@ -332,9 +336,9 @@ class Rows:
 
 
 def to_host(values: Tensor) -> NDArray[Any]:
-    """Return a copy as a NumPy array."""
-    array: NDArray[Any] = values.to("cpu", copy=True).numpy()
-    return array
+    """Return a copy as a NumPy array, dense in the order of its axes."""
+    array: NDArray[Any] = values.cpu().numpy()
+    return array.copy() if values.is_cpu else np.ascontiguousarray(array)
 
 
 def _space(model: World, *, latent: bool) -> spaces.Box:

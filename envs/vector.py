@@ -153,7 +153,7 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         out = taken.outcome
         self._show()
         infos = self._infos(taken)
-        return to_host(self.rows.observations), to_host(out.rewards.double()), out.terminated, out.truncated, infos
+        return to_host(self.rows.observations), out.read[:, 0].astype(np.float64), out.terminated, out.truncated, infos
 
     def render(self) -> tuple[Frames, ...] | None:
         """Return the newest frame of each row with ``render_mode="rgb_array"``; show them with ``"human"``."""
@@ -213,8 +213,8 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
             final = {"final_obs": to_host(taken.outcome.observations[row]), "final_info": self.batch.info(taken, row)}
             infos = self._add_info(infos, final, row)
         everywhere = np.ones(self.num_envs, np.bool_)
-        labels = to_host(self.rows.labels).astype(np.float64)
-        state = {name: labels[:, i].copy() for i, name in enumerate(self.rows.state_names)}
+        labels = to_host(self.rows.labels) if taken.started else taken.outcome.read[:, 1:]  # (B, S)
+        state = dict(zip(self.rows.state_names, labels.T.astype(np.float64, order="C"), strict=True))  # each (B,)
         infos |= {"state": state | {f"_{name}": everywhere.copy() for name in state}, "_state": everywhere}
         for row in np.flatnonzero(taken.broken).tolist():
             if row not in taken.started:

@@ -24,6 +24,9 @@ from worldsim.streaming_dit import Shared, forget_oldest, level_embedding
 from worldsim.tokenizer import to_model, to_uint8
 from worldsim.windows import ring_mask, shift_levels, stack_history, training_mask
 
+TOTAL, END, REWARD, STATE = range(4)
+"""Columns of ``TensorStep.readout``; those of the labelled state begin at ``STATE``, and the last one is the uncertainty."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -99,27 +102,54 @@ class TensorStep:
     Attributes:
         frames: ``(B, H, W, 3)`` uint8; ``(B, 0, 0, 3)`` where they were not asked for.
         latents: ``(B, C, h, w)`` float32.
-        reward: ``(B,)`` float32, expected reward, inside the range seen in training.
-        end: ``(B,)`` float32, probability that the episode ended with this step.
-        state: ``(B, S)`` float32, labelled state in physical units.
-        finite: ``(B,)`` bool, False where the model gave NaN or infinity.
         hidden: ``(B, N, D)``: last tokens, for heads of one's own.
-        uncertainty: ``(B,)`` float32, probability in 0..1 that the frame's error is high (``ErrorHead.chance``); NaN without that head.
+        readout: ``(B, 4 + S)`` float32, all numbers of a row side by side, so that one copy brings them to the host: a sum over what the
+            model gave, which is NaN or infinite where any of it was, then what ``end``, ``reward``, ``state`` and ``uncertainty`` show.
     """
 
     frames: Tensor
     latents: Tensor
-    reward: Tensor
-    end: Tensor
-    state: Tensor
-    finite: Tensor
     hidden: Tensor
-    uncertainty: Tensor
+    readout: Tensor
+
+    @property
+    def finite(self) -> Tensor:
+        """``(B,)`` bool, False where the model gave NaN or infinity."""
+        return torch.isfinite(self.readout[:, TOTAL])
+
+    @property
+    def end(self) -> Tensor:
+        """``(B,)``, probability that the episode ended with this step."""
+        return self.readout[:, END]
+
+    @property
+    def reward(self) -> Tensor:
+        """``(B,)``, expected reward, inside the range seen in training."""
+        return self.readout[:, REWARD]
+
+    @property
+    def state(self) -> Tensor:
+        """``(B, S)``, labelled state in physical units."""
+        return self.readout[:, STATE:-1]
+
+    @property
+    def uncertainty(self) -> Tensor:
+        """``(B,)``, probability in 0..1 that the frame's error is high (``ErrorHead.chance``); NaN without that head."""
+        return self.readout[:, -1]
 
     def numpy(self) -> Step:
         """Bring it to the host."""
-        arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self) if f.name not in ("latents", "hidden")}
-        return Step(latents=self.latents, hidden=self.hidden, **arrays)
+        read = self.readout.cpu().numpy()  # (B, 4 + S)
+        return Step(
+            frames=self.frames.cpu().numpy(),
+            latents=self.latents,
+            reward=read[:, REWARD],
+            end=read[:, END],
+            state=read[:, STATE:-1],
+            finite=np.isfinite(read[:, TOTAL]),
+            hidden=self.hidden,
+            uncertainty=read[:, -1],
+        )
 
 
 class Simulator:
@@ -172,6 +202,7 @@ class Simulator:
         self._pass = torch.compile(self.networks.dit.run) if compile else self.networks.dit.run
         self._levels, self._to_features = self._embed_levels(), feature_maker(self.spec.action_space)
         self._unknown = torch.full((1,), float("nan"), device=self.device)
+        self._open_mask = torch.zeros(1, 1, sink + self.spec.window + 1, device=self.device)  # (1, 1, P + 1)
         self._state_mean, self._state_std = (
             torch.tensor(values, dtype=torch.float32, device=self.device) for values in (self.spec.state_mean, self.spec.state_std)
         )
@@ -315,7 +346,7 @@ class Simulator:
     def _mask(self, state: State, positions: list[int]) -> Tensor:
         places = state.remembered.shape[1]
         if min(positions) >= places:  # the ring is full
-            return torch.zeros(len(state), 1, places + 1, device=self.device)  # (B, 1, P + 1)
+            return self._open_mask.expand(len(state), -1, -1)  # (B, 1, P + 1)
         return ring_mask(state.remembered)  # (B, 1, P + 1)
 
     def _remember(self, state: State, positions: list[int], shared: Shared, seen: Tensor) -> State:
@@ -331,27 +362,27 @@ class Simulator:
         return State(keys, values, remembered, history, state.position + 1, state.seed, state.condition)
 
     def _read(self, latents: Tensor, hidden: Tensor, *, decode: bool) -> TensorStep:
-        readings = self.networks.heads(hidden[:, None])
-        reward, end = readings.reward[:, 0], readings.end_logit[:, 0]  # each (B,)
-        total = torch.cat((reward[:, None], end[:, None], readings.state[:, 0]), dim=1).sum(1)  # (B,) keeps NaN and infinity, as heads do
+        readings, uncertainty = self.networks.heads(hidden[:, None]), self._uncertainty(hidden)
         if decode:
             ready = latents.to(self.networks.dtype).contiguous(memory_format=torch.channels_last)  # (B, C, h, w)
             made = self.networks.decode(ready).float()  # (B, 3, H, W)
-            total += made.sum((1, 2, 3))  # (B,)
+            pixels = made.sum((1, 2, 3))  # (B,) keeps NaN and infinity, as heads do
             frames = to_uint8(made, in_place=True)  # (B, H, W, 3)
         else:
+            pixels = torch.zeros(len(latents), device=self.device)  # (B,)
             frames = torch.empty(len(latents), 0, 0, 3, dtype=torch.uint8, device=self.device)  # (B, 0, 0, 3)
-        low, high = self.spec.reward_range
-        return TensorStep(
-            frames=frames,
-            latents=latents,
-            reward=reward.clamp(low, high),
-            end=end.sigmoid(),
-            state=self._labels(readings),
-            finite=torch.isfinite(total),
-            hidden=hidden,
-            uncertainty=self._uncertainty(hidden),
-        )
+        return TensorStep(frames, latents, hidden, self._readout(pixels, readings, uncertainty))
+
+    def _readout(self, pixels: Tensor, readings: Readings, uncertainty: Tensor) -> Tensor:
+        """Lay out ``TensorStep.readout`` ``(B, 4 + S)``, of sums over frames ``(B,)``, readings of one frame, and uncertainty ``(B,)``."""
+        state, aside = readings.state.squeeze(1), uncertainty.unsqueeze(1)  # (B, S), (B, 1)
+        readout = torch.cat((pixels.unsqueeze(1), readings.end_logit, readings.reward, state, aside), dim=1)  # (B, 4 + S)
+        total, end, reward, state, _ = readout.split_with_sizes((1, 1, 1, len(self._state_mean), 1), dim=1)  # each (B, 1) but (B, S)
+        total.add_(readout[:, END:-1].sum(1, keepdim=True))
+        end.sigmoid_()
+        reward.clamp_(*self.spec.reward_range)
+        state.mul_(self._state_std).add_(self._state_mean)
+        return readout
 
     def _uncertainty(self, hidden: Tensor) -> Tensor:
         if self.world.uncertainty is None:
