@@ -353,12 +353,11 @@ class Simulator:
         """Put the new frame of each row, whose keys and values the last pass left in ``shared``, in the place of the oldest."""
         slots = [p if p < self.sink else self.sink + (p - self.sink) % self.spec.window for p in positions]
         keys, values = (forget_oldest(ring, slots).to(self.dtype) for ring in (shared.keys, shared.values))  # (B, layers, N, heads, P, d)
-        slot = torch.tensor(slots, device=self.device)  # (B,)
-        remembered = torch.scatter(state.remembered, 1, slot[:, None], state.position[:, None])  # (B, P)
-        older = state.history[:, : state.history.shape[1] - 1]  # (B, H - 1, C, h, w)
-        history = (
-            torch.cat((seen[:, None].to(state.history.dtype), older), dim=1) if self.config.history else state.history
-        )  # (B, H, C, h, w)
+        slot = torch.tensor([[slot] for slot in slots], device=self.device)  # (B, 1)
+        remembered = torch.scatter(state.remembered, 1, slot, state.position.unsqueeze(1))  # (B, P)
+        history = state.history  # (B, H, C, h, w)
+        if count := history.shape[1]:
+            history = torch.cat((seen.unsqueeze(1).to(history.dtype), history[:, : count - 1]), dim=1)  # (B, H, C, h, w)
         return State(keys, values, remembered, history, state.position + 1, state.seed, state.condition)
 
     def _read(self, latents: Tensor, hidden: Tensor, *, decode: bool) -> TensorStep:
