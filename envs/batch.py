@@ -97,7 +97,7 @@ class Batch:
 
     def info(self, taken: Taken, row: int) -> dict[str, Any]:
         """Return what the single environment's ``info`` would be after the step."""
-        told: dict[str, Any] = {"state": self.rows.labelled(taken.outcome.read[row, 1:])}
+        told: dict[str, Any] = {"state": self.rows.labelled(taken.outcome.read[row][1:])}
         return {**told, "truncation_reason": NOT_FINITE} if taken.broken[row] else told
 
     def tell(self, rows: Any, conditionings: Sequence[Conditioning | Mapping[str, Any]]) -> None:
@@ -144,7 +144,7 @@ class Batch:
             observations=self.rows.observations,
             labels=labels,
             rewards=rewards,
-            read=torch.cat((rewards[:, None], labels), dim=1).cpu().numpy(),
+            read=torch.cat((rewards[:, None], labels), dim=1).tolist(),
             terminated=outcome.terminated & ~idle,
             truncated=outcome.truncated & ~idle,
         )

@@ -140,9 +140,9 @@ class StreamingDiT:
         return cut.view(*latents.shape[:-3], -1, self.patch**2 * self.channels)  # (..., n, p*p*C)
 
     def latents(self, patches: Tensor) -> Tensor:
-        """Put patches ``(B, n, p*p*C)`` together again, ``(B, C, h, w)`` with channels last in memory, as decoders take them."""
-        joined = patches.flatten(1).index_select(1, self._joined)  # (B, h*w*C)
-        return joined.view(-1, *self._size, self.channels).permute(0, 3, 1, 2)  # (B, C, h, w)
+        """Put patches ``(..., n, p*p*C)`` together again, ``(..., C, h, w)`` with channels last in memory, as decoders take them."""
+        joined = patches.reshape(-1, len(self._joined)).index_select(1, self._joined)  # (R, h*w*C)
+        return joined.view(*patches.shape[:-2], *self._size, self.channels).movedim(-1, -3)  # (..., C, h, w)
 
     def share(
         self,
