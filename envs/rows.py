@@ -252,8 +252,9 @@ class Rows:
         """Return ``terminated``, ``truncated`` and ``finite`` of an outcome, and keep in mind which rows are over."""
         limit = inf if self.horizon is None else self.horizon
         cut = [not end and (not known or count >= limit) for end, known, count in zip(ended, finite, self.elapsed, strict=True)]
-        self.over = np.array([one or other for one, other in zip(ended, cut, strict=True)])
-        return np.array(ended), np.array(cut), np.array(finite)
+        over = [one or other for one, other in zip(ended, cut, strict=True)]
+        self.over, terminated, truncated, known = np.array((over, ended, cut, finite))
+        return terminated, truncated, known
 
     def labelled(self, labels: Sequence[float]) -> dict[str, float]:
         """Return the labelled state of a row ``(S,)`` by name."""
