@@ -43,10 +43,10 @@ class _Source(threading.local):
     """A generator a thread, since to make one costs as much as to draw a frame; each draw sets all of its state first."""
 
     def __init__(self) -> None:
-        self.bits = np.random.Philox(key=0)
-        self.generator, self.fresh = np.random.Generator(self.bits), dict[str, Any](self.bits.state)
-        self.fresh["state"] = {"counter": (0,) * 4, "key": (0, 0)}  # of plain numbers, which are read faster than those of arrays
-        self.fresh["buffer"] = (0,) * 4
+        self.bits: Any = np.random.Philox(key=0)
+        self.generator = np.random.Generator(self.bits)
+        plain = {"state": {"counter": (0,) * 4, "key": (0, 0)}, "buffer": (0,) * 4}  # read faster than arrays are
+        self.fresh: dict[str, Any] = {**self.bits.state, **plain}
 
 
 _SOURCE = _Source()
