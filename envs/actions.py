@@ -60,9 +60,9 @@ def action_rows(space: Space[Any], actions: Any, skip: NDArray[np.bool_]) -> NDA
 
 def _box_rows(space: Space[Any], actions: Any, skip: NDArray[np.bool_]) -> NDArray[np.float32] | None:
     """Lay a batch out at once, where all is well and the space is a Box of real numbers."""
-    if not isinstance(space, spaces.Box) or not isinstance(actions, np.ndarray) or not np.issubdtype(space.dtype, np.floating):
+    if not isinstance(space, spaces.Box) or not isinstance(actions, np.ndarray) or not space.dtype.kind == actions.dtype.kind == "f":
         return None
-    if actions.shape != (len(skip), *space.shape) or not np.issubdtype(actions.dtype, np.floating):
+    if actions.shape != (len(skip), *space.shape):
         return None
     fitted = actions.astype(space.dtype, copy=False)
     inside = ((fitted >= space.low) & (fitted <= space.high)).reshape(len(skip), -1).all(1)
@@ -73,9 +73,10 @@ def _box_row(space: Space[Any], action: Any) -> NDArray[np.float32] | None:
     """Lay an action out, where all is well and both it and the space, a Box, are of float32."""
     if not isinstance(space, spaces.Box) or not isinstance(action, np.ndarray) or not space.dtype == action.dtype == np.float32:
         return None
-    if action.shape != space.shape or not ((action >= space.low) & (action <= space.high)).all():
+    if action.shape != space.shape:
         return None
-    return action.reshape(-1)
+    row, lows, highs = action.reshape(-1), space.low.reshape(-1).tolist(), space.high.reshape(-1).tolist()
+    return row if all(low <= number <= high for low, number, high in zip(lows, row.tolist(), highs, strict=True)) else None
 
 
 def _single(space: Space[Any], actions: Any, count: int) -> Sequence[Any]:

@@ -97,7 +97,7 @@ class Batch:
 
     def info(self, taken: Taken, row: int) -> dict[str, Any]:
         """Return what the single environment's ``info`` would be after the step."""
-        told: dict[str, Any] = {"state": self.rows.labelled(taken.outcome.labels, [row])[0]}
+        told: dict[str, Any] = {"state": self.rows.labelled(taken.outcome.read[row][1:])}
         return {**told, "truncation_reason": NOT_FINITE} if taken.broken[row] else told
 
     def tell(self, rows: Any, conditionings: Sequence[Conditioning | Mapping[str, Any]]) -> None:
@@ -138,11 +138,13 @@ class Batch:
         return dict(zip(rows, self.rows.reset(rows, generators, options or [None] * len(rows)), strict=True))
 
     def _without(self, outcome: Outcome, idle: NDArray[np.bool_]) -> Outcome:
+        rewards, labels = outcome.rewards.masked_fill(torch.from_numpy(idle).to(self.rows.device), 0.0), self.rows.labels
         return replace(
             outcome,
             observations=self.rows.observations,
-            labels=self.rows.labels,
-            rewards=outcome.rewards.masked_fill(torch.from_numpy(idle).to(self.rows.device), 0.0),
+            labels=labels,
+            rewards=rewards,
+            read=torch.cat((rewards[:, None], labels), dim=1).tolist(),
             terminated=outcome.terminated & ~idle,
             truncated=outcome.truncated & ~idle,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from worldsim.envs.snapshot import WorldSnapshot, generator_from
 from worldsim.envs.start import Start, Starts
 from worldsim.episode import Conditioning
 from worldsim.labeller import SEGMENTATION
-from worldsim.simulator import State
+from worldsim.simulator import END, REWARD, STATE, State
 from worldsim.tokenizer import to_model, to_uint8
 from worldsim.uncertainty import NAME as UNCERTAINTY
 
@@ -39,6 +40,7 @@ class Outcome:
         truncated: ``(B,)`` bool, on the host.
         finite: ``(B,)`` bool, on the host, False where the world broke down.
         labels: ``(B, S)`` float32, the labelled state, see ``Rows.state_names``.
+        read: ``(B, 1 + S)``, rewards and labels on the host.
     """
 
     observations: Tensor
@@ -47,6 +49,7 @@ class Outcome:
     truncated: NDArray[np.bool_]
     finite: NDArray[np.bool_]
     labels: Tensor
+    read: list[list[float]]
 
 
 class Rows:
@@ -122,7 +125,7 @@ class Rows:
         self.state_names = (*self.spec.state_names, *([UNCERTAINTY] if self.unsure else []))
         """Names of the labelled state, S: the source's, and ``uncertainty`` (0..1) of a world that foretells its errors."""
         self.labels = torch.zeros(count, len(self.state_names), device=self.device)
-        self.elapsed = np.zeros(count, np.int64)
+        self.elapsed = [0] * count
         self.over = np.ones(count, np.bool_)
         self.generators: list[np.random.Generator | None] = [None] * count
 
@@ -141,7 +144,6 @@ class Rows:
         labels = {"labels": {SEGMENTATION: self.classes}} if self.classes else {}
         return {"render_modes": ["rgb_array", "human"], "render_fps": self.fps, "checkpoint": checkpoint, **labels}
 
-    @torch.no_grad()
     def beside(self) -> dict[str, NDArray[Any]]:
         """Return what infos hold beside the newest frames, where it was asked for.
 
@@ -152,7 +154,8 @@ class Rows:
         if self.latents is not None and self.tells_latents:
             told["latent"] = to_host(self.latents)
         if self.latents is not None and self.classes:
-            told[SEGMENTATION] = to_host(self.model.labeller.classify(self.latents.to(self.model.dtype)))
+            with torch.no_grad():
+                told[SEGMENTATION] = to_host(self.model.labeller.classify(self.latents.to(self.model.dtype)))
         return told
 
     def frames(self) -> Tensor:
@@ -179,13 +182,13 @@ class Rows:
         starts = [self.starts.draw(own, generator) for own, generator in zip(options, generators, strict=True)]
         begun = self._begin(starts)
         observations = torch.cat([self._observe(start) for start in starts])
-        self._put(rows, begun[0], observations, begun[1], np.zeros(len(rows), np.int64))
+        self._put(rows, begun[0], observations, begun[1], [0] * len(rows))
         self._put_latents(rows)
         self.over[list(rows)] = False
         for row, generator in zip(rows, generators, strict=True):
             self.generators[row] = generator
-        told = self.labelled(self.labels, rows)
-        return [{"state": own, **_told(start)} for own, start in zip(told, starts, strict=True)]
+        labels = self.labels.tolist()  # (B, S)
+        return [{"state": self.labelled(labels[row]), **_told(start)} for row, start in zip(rows, starts, strict=True)]
 
     def _begin(self, starts: Sequence[Start]) -> tuple[State, Tensor]:
         """Begin n rows; return their states and the labelled state ``(n, S)``."""
@@ -228,27 +231,34 @@ class Rows:
         """Move every row one frame on by actions as features ``(B, F)``."""
         assert self.state is not None, "reset comes before step"
         self.state, made = self.simulator.step_tensors(self.state, features, decode=not self.latent)
-        observations, rewards = made.latents.float() if self.latent else made.frames, made.reward.float().clone()
+        observations = made.latents.float() if self.latent else made.frames
         latents = None if self.latents is None else made.latents.float()
-        labels = (torch.cat((made.state, made.uncertainty[:, None]), dim=1) if self.unsure else made.state).float()  # (B, S)
-        finite, ended = torch.stack((made.finite, made.end > 0.5)).cpu().numpy()  # each (B,)
-        self.elapsed = self.elapsed + 1
-        terminated = finite & ended
-        late = ~finite if self.horizon is None else ~finite | (self.elapsed >= self.horizon)
-        truncated = late & ~terminated
-        self.over = terminated | truncated
-        if not finite.all():
-            known, whole = made.finite, made.finite[:, None, None, None]  # (B,), (B, 1, 1, 1)
+        columns = slice(REWARD, STATE + len(self.state_names))
+        told, read = made.readout[:, columns], made.readout.tolist()  # (B, 1 + S); of (B, 4 + S), the one wait for the device
+        finite = [isfinite(sum(row[:-1])) for row in read]
+        ended = [known and row[END] > 0 for known, row in zip(finite, read, strict=True)]
+        self.elapsed = [count + 1 for count in self.elapsed]
+        read = [row[columns] for row in read]
+        if not all(finite):
+            known, whole = made.finite[:, None], made.finite[:, None, None, None]  # (B, 1), (B, 1, 1, 1)
             observations = torch.where(whole, observations, self.observations)
             latents = None if latents is None or self.latents is None else torch.where(whole, latents, self.latents)
-            labels, rewards = torch.where(known[:, None], labels, self.labels), torch.where(known, rewards, 0.0)
-        self.observations, self.latents, self.labels = observations, latents, labels
-        return Outcome(observations, rewards, terminated, truncated, finite, labels)
+            told = torch.where(known, told, torch.nn.functional.pad(self.labels, (1, 0)))
+            read = told.tolist()
+        self.observations, self.latents, self.labels = observations, latents, told[:, 1:]
+        return Outcome(observations, told[:, 0], *self._flags(finite, ended), self.labels, read)
 
-    def labelled(self, labels: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
-        """Return the labelled state of ``rows`` by name, from ``labels (B, S)``."""
-        values = labels.tolist()
-        return [dict(zip(self.state_names, values[row], strict=True)) for row in rows]
+    def _flags(self, finite: Sequence[bool], ended: Sequence[bool]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return ``terminated``, ``truncated`` and ``finite`` of an outcome, and keep in mind which rows are over."""
+        limit = inf if self.horizon is None else self.horizon
+        cut = [not end and (not known or count >= limit) for end, known, count in zip(ended, finite, self.elapsed, strict=True)]
+        over = [one or other for one, other in zip(ended, cut, strict=True)]
+        self.over, terminated, truncated, known = np.array((over, ended, cut, finite))
+        return terminated, truncated, known
+
+    def labelled(self, labels: Sequence[float]) -> dict[str, float]:
+        """Return the labelled state of a row ``(S,)`` by name."""
+        return dict(zip(self.state_names, labels, strict=True))
 
     def clone(self, rows: Sequence[int], *, include_rng: bool) -> WorldSnapshot:
         """Return a snapshot of ``rows``, in that order.
@@ -265,7 +275,7 @@ class Rows:
             state=self.state.take(rows),
             observations=self.observations[index],
             labels=self.labels[index],
-            elapsed=torch.from_numpy(self.elapsed[list(rows)]).to(self.device),
+            elapsed=torch.tensor([self.elapsed[row] for row in rows], device=self.device),
             over=self.over[list(rows)],
             generators=tuple(_bits(self.generators[row]) if include_rng else None for row in rows),
         )
@@ -283,7 +293,7 @@ class Rows:
         if self.state is None and len(rows) != len(self):
             raise ValueError(f"rows {list(rows)} cannot be restored before the first reset: call reset() first, or restore all rows")
         index = self._index(source)
-        self._put(rows, snapshot.state.take(source), snapshot.observations[index], snapshot.labels[index], to_host(snapshot.elapsed[index]))
+        self._put(rows, snapshot.state.take(source), snapshot.observations[index], snapshot.labels[index], snapshot.elapsed[index].tolist())
         self._put_latents(rows)
         self.over[list(rows)] = snapshot.over[source]
         for row, origin in zip(rows, source, strict=True):
@@ -292,7 +302,7 @@ class Rows:
             elif self.generators[row] is None:
                 self.generators[row] = np.random.default_rng()
 
-    def _put(self, rows: Sequence[int], state: State, observations: Tensor, labels: Tensor, elapsed: NDArray[np.int64]) -> None:
+    def _put(self, rows: Sequence[int], state: State, observations: Tensor, labels: Tensor, elapsed: Sequence[int]) -> None:
         index = self._index(rows)
         if self.state is None or len(rows) == len(self):
             order = np.argsort(rows).tolist()  # where each row comes from
@@ -301,7 +311,8 @@ class Rows:
             self.state = self.state.put(rows, state)
         self.observations = self.observations.index_copy(0, index, observations)
         self.labels = self.labels.index_copy(0, index, labels)
-        self.elapsed[list(rows)] = elapsed
+        for row, count in zip(rows, elapsed, strict=True):
+            self.elapsed[row] = count
 
     @torch.no_grad()
     def _put_latents(self, rows: Sequence[int]) -> None:
@@ -332,9 +343,9 @@ class Rows:
 
 
 def to_host(values: Tensor) -> NDArray[Any]:
-    """Return a copy as a NumPy array."""
-    array: NDArray[Any] = values.to("cpu", copy=True).numpy()
-    return array
+    """Return a copy as a NumPy array, dense in the order of its axes."""
+    array: NDArray[Any] = values.cpu().numpy()
+    return array.copy() if values.is_cpu else np.ascontiguousarray(array)
 
 
 def _space(model: World, *, latent: bool) -> spaces.Box:

@@ -133,7 +133,7 @@ class TorchWorldEnv:
         infos = {"state": self.rows.labels.clone(), "finite": self._flags(out.finite | waiting)}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             infos |= {"final_obs": out.observations.clone(), "final_state": out.labels.clone()}
-        return self.rows.observations.clone(), out.rewards, self._flags(out.terminated), self._flags(out.truncated), infos
+        return self.rows.observations.clone(), out.rewards.clone(), self._flags(out.terminated), self._flags(out.truncated), infos
 
     def frames(self) -> Tensor:
         """Return the newest frame of each row, ``(B, H, W, 3)`` uint8; latents are decoded for it."""

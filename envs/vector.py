@@ -152,8 +152,8 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
         taken = self.batch.step(torch.from_numpy(self._features(rows)), waiting)
         out = taken.outcome
         self._show()
-        infos = self._infos(taken)
-        return to_host(self.rows.observations), to_host(out.rewards.double()), out.terminated, out.truncated, infos
+        rewards = np.array([row[0] for row in out.read])  # (B,)
+        return to_host(self.rows.observations), rewards, out.terminated, out.truncated, self._infos(taken)
 
     def render(self) -> tuple[Frames, ...] | None:
         """Return the newest frame of each row with ``render_mode="rgb_array"``; show them with ``"human"``."""
@@ -213,8 +213,8 @@ class WorldSimVectorEnv(VectorEnv[NDArray[Any], Actions, NDArray[Any]]):
             final = {"final_obs": to_host(taken.outcome.observations[row]), "final_info": self.batch.info(taken, row)}
             infos = self._add_info(infos, final, row)
         everywhere = np.ones(self.num_envs, np.bool_)
-        labels = to_host(self.rows.labels).astype(np.float64)
-        state = {name: labels[:, i].copy() for i, name in enumerate(self.rows.state_names)}
+        labels = self.rows.labels.tolist() if taken.started else [row[1:] for row in taken.outcome.read]  # (B, S)
+        state = {name: np.array(column) for name, column in zip(self.rows.state_names, zip(*labels, strict=True), strict=True)}  # each (B,)
         infos |= {"state": state | {f"_{name}": everywhere.copy() for name in state}, "_state": everywhere}
         for row in np.flatnonzero(taken.broken).tolist():
             if row not in taken.started:

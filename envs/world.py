@@ -132,10 +132,10 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         row = action_row(self.action_space, action)
         out = self.rows.step(torch.from_numpy(self._features(row[None])))
         self._show()
-        info: dict[str, Any] = {"state": self.rows.labelled(out.labels, [0])[0], **self._beside()}
+        info: dict[str, Any] = {"state": self.rows.labelled(out.read[0][1:]), **self._beside()}
         if not out.finite[0]:
             info["truncation_reason"] = NOT_FINITE
-        return to_host(out.observations[0]), float(out.rewards.item()), bool(out.terminated[0]), bool(out.truncated[0]), info
+        return to_host(out.observations[0]), out.read[0][0], bool(out.terminated[0]), bool(out.truncated[0]), info
 
     def render(self) -> Frames | None:
         """Return the newest frame with ``render_mode="rgb_array"``; show it with ``"human"``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,11 +31,11 @@ def draw_noise(seed: int, position: int, shape: Sequence[int]) -> NDArray[np.flo
 def draw_noises(seeds: Sequence[int], positions: Sequence[int], shape: Sequence[int]) -> NDArray[np.float32]:
     """Draw for each of B rows what ``draw_noise`` draws, ``(B, *shape)``."""
     noise = np.empty((len(seeds), *shape), np.float32)
-    source = _SOURCE
-    for row, key in enumerate(zip(seeds, positions, strict=True)):
-        source.fresh["state"]["key"][:] = key
-        source.bits.state = source.fresh
-        source.generator.standard_normal(dtype=np.float32, out=noise[row])
+    bits, fresh, draw = _SOURCE.bits, _SOURCE.fresh, _SOURCE.generator.standard_normal
+    for key, out in zip(zip(seeds, positions, strict=True), noise, strict=True):
+        fresh["state"]["key"] = key
+        bits.state = fresh
+        draw(dtype=np.float32, out=out)
     return noise
 
 
@@ -42,8 +43,10 @@ class _Source(threading.local):
     """A generator a thread, since to make one costs as much as to draw a frame; each draw sets all of its state first."""
 
     def __init__(self) -> None:
-        self.bits = np.random.Philox(key=0)
-        self.generator, self.fresh = np.random.Generator(self.bits), self.bits.state
+        self.bits: Any = np.random.Philox(key=0)
+        self.generator = np.random.Generator(self.bits)
+        plain = {"state": {"counter": (0,) * 4, "key": (0, 0)}, "buffer": (0,) * 4}  # read faster than arrays are
+        self.fresh: dict[str, Any] = {**self.bits.state, **plain}
 
 
 _SOURCE = _Source()

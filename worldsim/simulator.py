@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from worldsim.spec import Sampling
 from worldsim.streaming_dit import Shared, forget_oldest, level_embedding
 from worldsim.tokenizer import to_model, to_uint8
 from worldsim.windows import ring_mask, shift_levels, stack_history, training_mask
+
+PIXELS, END, REWARD, STATE = range(4)
+"""Columns of ``TensorStep.readout``; those of the labelled state begin at ``STATE``, and the last one is the uncertainty."""
 
 
 @dataclass(frozen=True)
@@ -99,27 +103,54 @@ class TensorStep:
     Attributes:
         frames: ``(B, H, W, 3)`` uint8; ``(B, 0, 0, 3)`` where they were not asked for.
         latents: ``(B, C, h, w)`` float32.
-        reward: ``(B,)`` float32, expected reward, inside the range seen in training.
-        end: ``(B,)`` float32, probability that the episode ended with this step.
-        state: ``(B, S)`` float32, labelled state in physical units.
-        finite: ``(B,)`` bool, False where the model gave NaN or infinity.
         hidden: ``(B, N, D)``: last tokens, for heads of one's own.
-        uncertainty: ``(B,)`` float32, probability in 0..1 that the frame's error is high (``ErrorHead.chance``); NaN without that head.
+        readout: ``(B, 4 + S)`` float32, all numbers of a row side by side, so that one copy brings them to the host: the sum of the frame
+            as the decoder made it, 0 without, the logit of ``end``, ``reward``, ``state`` and ``uncertainty``.
     """
 
     frames: Tensor
     latents: Tensor
-    reward: Tensor
-    end: Tensor
-    state: Tensor
-    finite: Tensor
     hidden: Tensor
-    uncertainty: Tensor
+    readout: Tensor
+
+    @property
+    def finite(self) -> Tensor:
+        """``(B,)`` bool, False where the model gave NaN or infinity."""
+        return torch.isfinite(self.readout[:, :-1]).all(1)
+
+    @property
+    def end(self) -> Tensor:
+        """``(B,)``, probability that the episode ended with this step."""
+        return self.readout[:, END].sigmoid()
+
+    @property
+    def reward(self) -> Tensor:
+        """``(B,)``, expected reward, inside the range seen in training."""
+        return self.readout[:, REWARD]
+
+    @property
+    def state(self) -> Tensor:
+        """``(B, S)``, labelled state in physical units."""
+        return self.readout[:, STATE:-1]
+
+    @property
+    def uncertainty(self) -> Tensor:
+        """``(B,)``, probability in 0..1 that the frame's error is high (``ErrorHead.chance``); NaN without that head."""
+        return self.readout[:, -1]
 
     def numpy(self) -> Step:
         """Bring it to the host."""
-        arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self) if f.name not in ("latents", "hidden")}
-        return Step(latents=self.latents, hidden=self.hidden, **arrays)
+        end, read = self.end.cpu().numpy(), self.readout.cpu().numpy()  # (B,), (B, 4 + S)
+        return Step(
+            frames=self.frames.cpu().numpy(),
+            latents=self.latents,
+            reward=read[:, REWARD],
+            end=end,
+            state=read[:, STATE:-1],
+            finite=np.isfinite(read[:, :-1]).all(1),
+            hidden=self.hidden,
+            uncertainty=read[:, -1],
+        )
 
 
 class Simulator:
@@ -143,7 +174,7 @@ class Simulator:
             states stay in the world's own type, so a state may go on in either.
         compile: Compile the dynamics (``torch.compile``): up to a minute at the first step of a batch size, then the same but for
             rounding; measure whether it pays.
-        in_place: Write each frame into the ring of the state that is stepped, which must not be used again: saves a copy of the ring.
+        in_place: Write each frame into the memory of the state that is stepped, which must not be used again: saves a copy of the ring.
 
     Raises:
         ValueError: ``sink`` is negative, ``precision`` is unknown, or there is nothing to compile with.
@@ -172,6 +203,8 @@ class Simulator:
         self._pass = torch.compile(self.networks.dit.run) if compile else self.networks.dit.run
         self._levels, self._to_features = self._embed_levels(), feature_maker(self.spec.action_space)
         self._unknown = torch.full((1,), float("nan"), device=self.device)
+        self._open_mask = torch.zeros(1, 1, sink + self.spec.window + 1, device=self.device)  # (B, 1, P + 1) of the newest step
+        self._noise_shape = (1 if self.sampling.context_level == 1 else 2, *world.tokenizer.latent_shape)
         self._state_mean, self._state_std = (
             torch.tensor(values, dtype=torch.float32, device=self.device) for values in (self.spec.state_mean, self.spec.state_std)
         )
@@ -275,9 +308,8 @@ class Simulator:
         if state.remembered.shape[1] != self.sink + self.spec.window:
             slots = state.remembered.shape[1]
             raise ValueError(f"state remembers {slots} frames, this simulator {self.sink} + {self.spec.window}: step it with its own sink")
-        shape = (1 if self.sampling.context_level == 1 else 2, *self.world.tokenizer.latent_shape)
         positions = state.position.tolist()
-        drawn = torch.from_numpy(draw_noises(state.seed.tolist(), positions, shape))  # (B, 1 or 2, C, h, w)
+        drawn = torch.from_numpy(draw_noises(state.seed.tolist(), positions, self._noise_shape))  # (B, 1 or 2, C, h, w)
         return self._make_frame(state, positions, features.to(self.device), drawn.to(self.device), decode=decode)
 
     def _make_frame(self, state: State, positions: list[int], features: Tensor, drawn: Tensor, *, decode: bool) -> tuple[State, TensorStep]:
@@ -315,43 +347,45 @@ class Simulator:
     def _mask(self, state: State, positions: list[int]) -> Tensor:
         places = state.remembered.shape[1]
         if min(positions) >= places:  # the ring is full
-            return torch.zeros(len(state), 1, places + 1, device=self.device)  # (B, 1, P + 1)
+            if len(mask := self._open_mask) != len(state):
+                mask = self._open_mask = torch.zeros(len(state), 1, places + 1, device=self.device)
+            return mask  # (B, 1, P + 1)
         return ring_mask(state.remembered)  # (B, 1, P + 1)
 
     def _remember(self, state: State, positions: list[int], shared: Shared, seen: Tensor) -> State:
         """Put the new frame of each row, whose keys and values the last pass left in ``shared``, in the place of the oldest."""
         slots = [p if p < self.sink else self.sink + (p - self.sink) % self.spec.window for p in positions]
         keys, values = (forget_oldest(ring, slots).to(self.dtype) for ring in (shared.keys, shared.values))  # (B, layers, N, heads, P, d)
-        slot = torch.tensor(slots, device=self.device)  # (B,)
-        remembered = torch.scatter(state.remembered, 1, slot[:, None], state.position[:, None])  # (B, P)
-        older = state.history[:, : state.history.shape[1] - 1]  # (B, H - 1, C, h, w)
-        history = (
-            torch.cat((seen[:, None].to(state.history.dtype), older), dim=1) if self.config.history else state.history
-        )  # (B, H, C, h, w)
+        remembered = state.remembered if self.in_place else state.remembered.clone()  # (B, P)
+        if len(set(slots)) == 1:
+            remembered.select(1, slots[0]).copy_(state.position)
+        else:
+            remembered.scatter_(1, torch.tensor(slots, device=self.device).unsqueeze(1), state.position.unsqueeze(1))
+        history = state.history  # (B, H, C, h, w)
+        if count := history.shape[1]:
+            history = torch.cat((seen.unsqueeze(1).to(history.dtype), history[:, : count - 1]), dim=1)  # (B, H, C, h, w)
         return State(keys, values, remembered, history, state.position + 1, state.seed, state.condition)
 
     def _read(self, latents: Tensor, hidden: Tensor, *, decode: bool) -> TensorStep:
-        readings = self.networks.heads(hidden[:, None])
-        reward, end = readings.reward[:, 0], readings.end_logit[:, 0]  # each (B,)
-        total = torch.cat((reward[:, None], end[:, None], readings.state[:, 0]), dim=1).sum(1)  # (B,) keeps NaN and infinity, as heads do
+        readings, uncertainty = self.networks.heads(hidden[:, None]), self._uncertainty(hidden)
         if decode:
             ready = latents.to(self.networks.dtype).contiguous(memory_format=torch.channels_last)  # (B, C, h, w)
             made = self.networks.decode(ready).float()  # (B, 3, H, W)
-            total += made.sum((1, 2, 3))  # (B,)
-            frames = to_uint8(made, in_place=True)  # (B, H, W, 3)
+            pixels = made.sum((1, 2, 3))  # (B,) keeps NaN and infinity
+            numbers = pixels.is_cpu and isfinite(sum(pixels.tolist()))  # elsewhere, to look would be to wait for the device
+            frames = to_uint8(made, in_place=True, numbers=numbers)  # (B, H, W, 3)
         else:
+            pixels = torch.zeros(len(latents), device=self.device)  # (B,)
             frames = torch.empty(len(latents), 0, 0, 3, dtype=torch.uint8, device=self.device)  # (B, 0, 0, 3)
-        low, high = self.spec.reward_range
-        return TensorStep(
-            frames=frames,
-            latents=latents,
-            reward=reward.clamp(low, high),
-            end=end.sigmoid(),
-            state=self._labels(readings),
-            finite=torch.isfinite(total),
-            hidden=hidden,
-            uncertainty=self._uncertainty(hidden),
-        )
+        return TensorStep(frames, latents, hidden, self._readout(pixels, readings, uncertainty))
+
+    def _readout(self, pixels: Tensor, readings: Readings, uncertainty: Tensor) -> Tensor:
+        """Lay out ``TensorStep.readout`` ``(B, 4 + S)``, of sums over frames ``(B,)``, readings of one frame, and uncertainty ``(B,)``."""
+        state, aside = readings.state.squeeze(1), uncertainty.unsqueeze(1)  # (B, S), (B, 1)
+        readout = torch.cat((pixels.unsqueeze(1), readings.end_logit, readings.reward, state, aside), dim=1)  # (B, 4 + S)
+        readout.select(1, REWARD).clamp_(*self.spec.reward_range)
+        readout.narrow(1, STATE, state.shape[1]).mul_(self._state_std).add_(self._state_mean)
+        return readout
 
     def _uncertainty(self, hidden: Tensor) -> Tensor:
         if self.world.uncertainty is None:

@@ -73,6 +73,8 @@ class StreamingDiT:
         self.dtype, self.grid, self.patch, self.width, self.heads = dtype, dit.grid, config.patch_size, config.width, config.heads
         self.channels, self.registers, self.head_dim = config.latent_shape[0], config.registers, config.width // config.heads
         self._activation = nn.SiLU(inplace=True) if config.activation == "silu" else ACTIVATIONS[config.activation]()
+        self._size = (self.grid[0] * self.patch, self.grid[1] * self.patch)
+        self._cut, self._joined = self._orders(dit.place.device)
         self._frequencies = rotary_frequencies(self.head_dim, dit.place.device)
         weight = torch.unflatten(dit.embed.weight, 1, (-1, self.channels)).permute(1, 0, 3, 4, 2).flatten(2)  # (1+H, D, p*p*C)
         self._embed = self._own(weight[0])
@@ -91,6 +93,14 @@ class StreamingDiT:
 
     def _own(self, weight: Tensor) -> Tensor:
         return weight.detach().to(self.dtype, copy=True).contiguous()
+
+    def _orders(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the place of each number of patches in latents, and of each number of latents, channels last, in patches."""
+        p, (rows, columns), size = self.patch, self.grid, self.channels * self._size[0] * self._size[1]
+        places = torch.arange(size, device=device)
+        cut = places.view(self.channels, rows, p, columns, p).permute(1, 3, 2, 4, 0).flatten()  # of (h', w', p, p, C)
+        joined = places.view(rows, columns, p, p, self.channels).transpose(1, 2).flatten()  # of (h', p, w', p, C)
+        return cut, joined
 
     def _read_block(self, block: DiTBlock) -> _Block:
         attention, up, down = block.attention, block.mlp[0], block.mlp[2]
@@ -126,15 +136,13 @@ class StreamingDiT:
 
     def patches(self, latents: Tensor) -> Tensor:
         """Cut ``(..., C, h, w)`` into patches ``(..., n, p*p*C)``."""
-        p, (rows, columns) = self.patch, self.grid
-        x = latents.reshape(-1, self.channels, rows, p, columns, p).permute(0, 2, 4, 3, 5, 1)  # (R, h', w', p, p, C)
-        return x.reshape(*latents.shape[:-3], rows * columns, p * p * self.channels)  # (..., n, p*p*C)
+        cut = latents.reshape(-1, len(self._cut)).index_select(1, self._cut)  # (R, n*p*p*C)
+        return cut.view(*latents.shape[:-3], -1, self.patch**2 * self.channels)  # (..., n, p*p*C)
 
     def latents(self, patches: Tensor) -> Tensor:
-        """Put patches ``(..., n, p*p*C)`` together again, ``(..., C, h, w)``."""
-        p, (rows, columns) = self.patch, self.grid
-        x = patches.reshape(-1, rows, columns, p, p, self.channels).permute(0, 5, 1, 3, 2, 4)  # (R, C, h', p, w', p)
-        return x.reshape(*patches.shape[:-2], self.channels, rows * p, columns * p)  # (..., C, h, w)
+        """Put patches ``(..., n, p*p*C)`` together again, ``(..., C, h, w)`` with channels last in memory, as decoders take them."""
+        joined = patches.reshape(-1, len(self._joined)).index_select(1, self._joined)  # (R, h*w*C)
+        return joined.view(*patches.shape[:-2], *self._size, self.channels).movedim(-1, -3)  # (..., C, h, w)
 
     def share(
         self,
@@ -289,7 +297,7 @@ def forget_oldest(ring: Tensor, slots: Sequence[int]) -> Tensor:
         What is remembered now ``(B, layers, N, heads, P, d)``, a view.
     """
     if len(set(slots)) == 1:
-        ring[..., slots[0], :] = ring[..., -1, :]
+        ring.select(-2, slots[0]).copy_(ring.select(-2, -1))
     else:
         rows, index = torch.arange(len(slots), device=ring.device), torch.tensor(slots, device=ring.device)
         for layer in ring:

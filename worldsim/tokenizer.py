@@ -159,11 +159,14 @@ def to_model(frames: Tensor) -> Tensor:
     return frames.movedim(-1, -3).float() / 127.5 - 1.0
 
 
-def to_uint8(frames: Tensor, *, in_place: bool = False) -> Tensor:
+def to_uint8(frames: Tensor, *, in_place: bool = False, numbers: bool = False) -> Tensor:
     """Turn float ``(..., 3, H, W)`` in [-1, 1] into uint8 ``(..., H, W, 3)``, rounded and clamped; NaN is grey.
 
-    With ``in_place``, ``frames`` of float32 are of no use afterwards: that takes half the time.
+    With ``in_place``, ``frames`` of float32 are of no use afterwards: that takes half the time. With ``numbers``, none of them is NaN.
     """
     shifted = frames.float().add_(1.0) if in_place else frames.float() + 1.0  # (..., 3, H, W)
-    scaled = shifted.mul_(127.5).nan_to_num_(nan=127.5).round_().clamp_(0, 255)  # (..., 3, H, W)
+    shifted.mul_(127.5)
+    if not numbers:
+        shifted.nan_to_num_(nan=127.5)
+    scaled = shifted.round_().clamp_(0, 255)  # (..., 3, H, W)
     return scaled.to(torch.uint8).movedim(-3, -1).contiguous()  # (..., H, W, 3)

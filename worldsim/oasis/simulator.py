@@ -16,9 +16,12 @@ from worldsim.oasis.prompt import check_prompt, encode
 from worldsim.oasis.sampler import ladder
 from worldsim.oasis.streaming import conditions, draw_noise, empty_memory, imagine, keep, remember
 from worldsim.oasis.world import OasisWorld
-from worldsim.simulator import State, TensorStep
+from worldsim.simulator import END, PIXELS, State, TensorStep
 from worldsim.spec import Sampling
 from worldsim.tokenizer import to_uint8
+
+NEVER = -1e4
+"""Logit of an end that never comes."""
 
 
 class OasisSimulator:
@@ -75,23 +78,13 @@ class OasisSimulator:
         made = [self._step_one(state.take([row]), action[None, None]) for row, action in enumerate(rows)]
         latents = torch.cat([newest for _, newest in made])  # (B, C, h, w)
         frames = torch.empty(len(made), 0, 0, 3, dtype=torch.uint8, device=self.device)  # (B, 0, 0, 3)
-        finite = torch.isfinite(latents).flatten(1).all(1)  # (B,)
+        readout = torch.zeros(len(made), 4, device=self.device)  # (B, 4)
+        readout[:, PIXELS], readout[:, END], readout[:, -1] = latents.sum((1, 2, 3)), NEVER, float("nan")
         if decode:
             pictures = torch.cat([self.world.vae.decode(one[None]).float() for one in latents])  # (B, 3, H, W)
-            finite = finite & torch.isfinite(pictures).flatten(1).all(1)  # (B,)
+            readout[:, PIXELS] += pictures.sum((1, 2, 3))
             frames = to_uint8(pictures.nan_to_num())  # (B, H, W, 3)
-        nothing = torch.zeros(len(made), device=self.device)  # (B,)
-        labels = torch.zeros(len(made), 0, device=self.device)  # (B, 0)
-        step = TensorStep(
-            frames=frames,
-            latents=latents,
-            reward=nothing,
-            end=nothing.clone(),
-            state=labels,
-            finite=finite,
-            hidden=torch.zeros(len(made), 0, 0, device=self.device),  # (B, 0, 0)
-            uncertainty=torch.full_like(nothing, float("nan")),  # (B,)
-        )
+        step = TensorStep(frames, latents, torch.zeros(len(made), 0, 0, device=self.device), readout)  # hidden (B, 0, 0)
         return State.stack([after for after, _ in made]), step
 
     def _step_one(self, state: State, action: Tensor) -> tuple[State, Tensor]:
