@@ -164,9 +164,9 @@ def to_uint8(frames: Tensor, *, in_place: bool = False, numbers: bool = False) -
 
     With ``in_place``, ``frames`` of float32 are of no use afterwards: that takes half the time. With ``numbers``, none of them is NaN.
     """
-    shifted = frames.float().add_(1.0) if in_place else frames.float() + 1.0  # (..., 3, H, W)
-    shifted.mul_(127.5)
+    values = frames.float()
+    grey = torch.tensor(128.0)  # half a step up: what is cut off below then rounds to the nearest
+    scaled = torch.add(grey, values, alpha=127.5, out=values if in_place else None)  # (..., 3, H, W)
     if not numbers:
-        shifted.nan_to_num_(nan=127.5)
-    scaled = shifted.round_().clamp_(0, 255)  # (..., 3, H, W)
-    return scaled.to(torch.uint8).movedim(-3, -1).contiguous()  # (..., H, W, 3)
+        scaled.nan_to_num_(nan=128.0)
+    return scaled.clamp_(0, 255).to(torch.uint8).movedim(-3, -1).contiguous()  # (..., H, W, 3)
