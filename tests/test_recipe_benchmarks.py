@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from test_recipe import ToyTask, same, weights
 
 from worldsim.config import compose
 from worldsim.episode import Conditioning, Episode
 from worldsim.evaluation.openloop import cut_segments
 from worldsim.training.dynamics_task import Objective
+from worldsim.training.loop import Trainer
 from worldsim.types import EpisodeStore
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -28,7 +30,7 @@ def scripts() -> Iterator[Any]:
     """The scripts by name."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        names = ("ablation_referee", "ablation_variants", "ablation", "compare_diamond_footage")
+        names = ("ablation_referee", "ablation_variants", "ablation", "compare_diamond_footage", "compare_diamond_ours")
         yield SimpleNamespace(**{name: import_module(name) for name in names})
     finally:
         sys.path.remove(str(BENCHMARKS))
@@ -132,6 +134,16 @@ def test_a_clock_goes_on_where_it_stopped(scripts: Any, tmp_path: Path) -> None:
     now[0] += 50  # between stretches no time counts
     again = scripts.compare_diamond_footage.Clock(tmp_path / "clock.json", lambda: now[0])
     assert again.used == clock.used == 7
+
+
+@pytest.mark.parametrize(("gone", "learns"), [(0.0, True), (1.0, False)])
+def test_a_timed_loop_trains_until_its_time_is_gone(scripts: Any, tmp_path: Path, gone: float, learns: bool) -> None:
+    task = ToyTask()
+    before = [p.detach().clone() for p in task.module.parameters()]
+    loop = scripts.compare_diamond_ours.TimedLoop(steps=2, lr=1e-2, warmup=1, weight_decay=0.0, gone=lambda: gone)
+    trainer = Trainer(task, loop, tmp_path)
+    trainer.run()
+    assert same(before, weights(trainer)) is not learns
 
 
 def test_the_table_sets_variants_against_the_base_on_the_same_segments(scripts: Any) -> None:
