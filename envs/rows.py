@@ -253,7 +253,7 @@ class Rows:
         limit = inf if self.horizon is None else self.horizon
         cut = [not end and (not known or count >= limit) for end, known, count in zip(ended, finite, self.elapsed, strict=True)]
         over = [one or other for one, other in zip(ended, cut, strict=True)]
-        self.over, terminated, truncated, known = np.array((over, ended, cut, finite))
+        self.over, terminated, truncated, known = np.array((over, ended, cut, finite), np.bool_)
         return terminated, truncated, known
 
     def labelled(self, labels: Sequence[float]) -> dict[str, float]:

@@ -161,7 +161,7 @@ def test_the_ring_equals_a_pass_over_all_frames(deep: WorldModel, start: int) ->
         out = from_scratch(deep, seen, np.stack(rows), full.conditioning)
         for back in range(min(deep.spec.window, len(seen))):
             number = len(seen) - 1 - back
-            slot = number % deep.spec.window
+            slot = number % (deep.spec.window + 1)
             assert state.remembered[0, slot] == number
             torch.testing.assert_close(state.keys[0, :, :, :, slot], out.keys[:, 0, :, :, number], atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(state.values[0, :, :, :, slot], out.values[:, 0, :, :, number], atol=1e-4, rtol=1e-4)
@@ -191,8 +191,8 @@ def test_sinks_stay_in_view_when_the_window_has_moved_on(deep: WorldModel) -> No
     first, without = run(plain, plain.start([context], [9]), actions)
     started = sunk.start([context], [9])
     second, having = run(sunk, started, actions)
-    assert first.remembered[0].tolist() == [12, 13, 14, 15]
-    assert second.remembered[0].tolist() == [0, 1, 14, 15, 12, 13]
+    assert first.remembered[0].tolist() == [15, 11, 12, 13, 14]
+    assert second.remembered[0].tolist() == [0, 1, 12, 13, 14, 15, 11]
     assert torch.equal(second.keys[..., :2, :], started.keys[..., :2, :])
     same = [bool((a.latents - b.latents).abs().max() < 1e-5) for a, b in zip(without, having, strict=True)]
     assert same[0]
@@ -251,7 +251,7 @@ def test_a_single_image_starts_at_rest(world: WorldModel) -> None:
     simulator = Simulator(world)
     image = Context(world.contexts[0].frames[:1], np.zeros((0, 3), np.float32))
     state = simulator.start([image], [3])
-    assert state.remembered.tolist() == [[0, 1, -1, -1]]
+    assert state.remembered.tolist() == [[0, 1, -1, -1, -1]]
     _, steps = run(simulator, state, draw_actions(world, 6, 1))
     assert all(step.finite.all() for step in steps)
 

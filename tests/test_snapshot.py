@@ -108,9 +108,9 @@ def test_another_type_of_weights_is_refused(world: WorldModel, folder: Path) -> 
 
 def test_versions(world: WorldModel) -> None:
     data = to_bytes(Snapshot(taken(world)), world)
-    assert from_bytes(data.replace(b'version\\": \\"1.0', b'version\\": \\"1.9'), world).state.seed.tolist() == [5, 6]
-    with pytest.raises(ValueError, match=r"snapshot has version 2.0, this worldsim reads 1.0"):
-        from_bytes(data.replace(b'version\\": \\"1.0', b'version\\": \\"2.0'), world)
+    assert from_bytes(data.replace(b'version\\": \\"2.0', b'version\\": \\"2.9'), world).state.seed.tolist() == [5, 6]
+    with pytest.raises(ValueError, match=r"snapshot has version 1.0, this worldsim reads 2.0"):
+        from_bytes(data.replace(b'version\\": \\"2.0', b'version\\": \\"1.0'), world)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])

@@ -84,7 +84,8 @@ def plainly(dit: VideoDiT, x: dict[str, Tensor], number: int) -> FrameOutputs:
 def share(lean: StreamingDiT, dit: VideoDiT, x: dict[str, Tensor]) -> Shared:
     levels = level_embedding(dit, LEVELS, SIZES, HISTORY_LEVEL)
     mask = streaming_mask(x["position"][:, None], x["remembered"], WINDOW)
-    return lean.share(levels, x["features"], x["condition"], x["history"], x["position"], mask, (x["keys"], x["values"]))
+    keys, values = (torch.nn.functional.pad(x[name], (0, 0, 0, 1)) for name in ("keys", "values"))
+    return lean.share(levels, x["features"], x["condition"], x["history"], x["position"], mask, (keys, values), WINDOW)
 
 
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES.keys())
@@ -105,6 +106,30 @@ def test_every_pass_gives_the_numbers_of_the_plain_network(switches: dict[str, A
             torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("slots", [[3, 3, 3], [0, 4, 2]], ids=["one slot", "a slot each"])
+def test_a_frame_may_have_any_slot_of_the_ring(slots: list[int]) -> None:
+    """With the slots of a row in another order, and the new frame's among them, everything is the same but for that order."""
+    dit = build()
+    lean, x = StreamingDiT(dit), draw_inputs(dit)
+    last, patches = share(lean, dit, x), lean.patches(x["latents"])
+    order = torch.stack([torch.tensor([*range(slot), WINDOW, *range(slot, WINDOW)]) for slot in slots])  # (B, P)
+
+    def moved(ring: Tensor) -> Tensor:
+        return torch.stack([row[..., own, :] for row, own in zip(ring, order, strict=True)])  # (B, layers, N, heads, P, d)
+
+    held = (moved(last.keys.transpose(0, 1)), moved(last.values.transpose(0, 1)))
+    kept = [one.clone() for one in held]
+    mask = torch.stack([row[..., own] for row, own in zip(last.mask[:, 0], order, strict=True)])  # (B, 1, P)
+    levels = level_embedding(dit, LEVELS, SIZES, HISTORY_LEVEL)
+    slot = slots[0] if len(set(slots)) == 1 else torch.tensor(slots)
+    first = lean.share(levels, x["features"], x["condition"], x["history"], x["position"], mask, held, slot)
+    outs = [lean.run(patches, told.modulation[0], told) for told in (last, first)]
+    torch.testing.assert_close(outs[1], outs[0], atol=1e-5, rtol=1e-5)
+    for own, other, before in ((first.keys, last.keys, 0), (first.values, last.values, 1)):
+        torch.testing.assert_close(own.transpose(0, 1), moved(other.transpose(0, 1)), atol=1e-5, rtol=1e-5)
+        assert torch.equal(held[before], kept[before])
+
+
 def test_patches_are_put_together_again() -> None:
     lean = StreamingDiT(build(latent_shape=(3, 4, 8)))
     latents = torch.randn(2, 5, 3, 4, 8)
@@ -117,11 +142,10 @@ def test_weights_are_read_once() -> None:
     lean, x = StreamingDiT(dit), draw_inputs(dit)
     patches, shared = lean.patches(x["latents"]), share(lean, dit, x)
     before = lean.run(patches, shared.modulation[0], shared)
-    levels = level_embedding(dit, LEVELS, SIZES, HISTORY_LEVEL)
+    old = build()
     for parameter in dit.parameters():
         parameter.mul_(1.5)
-    mask = streaming_mask(x["position"][:, None], x["remembered"], WINDOW)
-    again = lean.share(levels, x["features"], x["condition"], x["history"], x["position"], mask, (x["keys"], x["values"]))
+    again = share(lean, old, x)
     assert torch.equal(lean.run(patches, again.modulation[0], again), before)
     other = StreamingDiT(dit)
     told = share(other, dit, x)

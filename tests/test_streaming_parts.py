@@ -9,13 +9,15 @@ import pytest
 import torch
 from gymnasium import Space, spaces
 
+from worldsim.heads import Heads
 from worldsim.model import WorldModel
 from worldsim.networks import networks_of
 from worldsim.simulator import Simulator
 from worldsim.spaces import feature_maker, to_features, to_row
 from worldsim.streaming_decoder import StreamingDecoder
-from worldsim.streaming_dit import forget_oldest
+from worldsim.streaming_heads import StreamingErrorHead, StreamingHeads
 from worldsim.tokenizer import FrameAutoencoder, to_uint8
+from worldsim.uncertainty import ErrorHead
 from worldsim.windows import ring_mask, streaming_mask
 
 SPACES: list[Space[Any]] = [
@@ -85,27 +87,25 @@ def test_what_is_no_number_is_grey_and_what_is_given_stays() -> None:
     torch.testing.assert_close(given, kept, equal_nan=True)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("sink", [0, 2])
-def test_the_mask_of_a_ring_is_that_of_any_memory(make_world: Any, sink: int) -> None:
+def test_the_mask_of_a_ring_is_that_of_any_memory(make_world: Any, sink: int, compiled: bool) -> None:
+    """From the first frame on, and long after the ring has gone round; the new frame sees itself in its own slot."""
     world: WorldModel = make_world()
     simulator, window = Simulator(world, sink=sink), world.spec.window
+    simulator.compile = compiled  # which passes slots on in another form, and changes nothing else here
     state = simulator.start([world.contexts[0]], [0])
     for action in np.zeros((2 * window + 3, 1, 3), np.float32):
-        wanted = streaming_mask(state.position[:, None], state.remembered, window, sink=sink)
-        assert torch.equal(ring_mask(state.remembered), wanted)
-        assert torch.equal(simulator._mask(state, state.position.tolist()), wanted)
+        positions = state.position.tolist()
+        remembered, slot = simulator._make_room(state, positions)
+        assert remembered[0, int(slot)] == positions[0]
+        before = torch.where(remembered == positions[0], -1, remembered)  # what the new frame can look back at
+        wanted = streaming_mask(state.position[:, None], before, window, sink=sink)[..., :-1]
+        wanted[..., int(slot)] = 0
+        assert torch.equal(ring_mask(remembered), wanted)
+        assert torch.equal(simulator._mask(remembered, positions), wanted)
         state, _ = simulator.step(state, action)
-
-
-def test_rows_forget_a_slot_each() -> None:
-    ring = torch.randn(2, 3, 4, 2, 5, 6)
-    for slots in ([1, 1, 1], [0, 3, 2]):
-        mine, kept = ring.clone(), ring[..., :-1, :].transpose(0, 1)
-        made = forget_oldest(mine, slots)
-        for row, slot in enumerate(slots):
-            others = [place for place in range(4) if place != slot]
-            assert torch.equal(made[row, ..., slot, :], ring[:, row, ..., -1, :])
-            assert torch.equal(made[row][..., others, :], kept[row][..., others, :])
+        assert torch.equal(state.remembered, remembered)
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
@@ -113,3 +113,46 @@ def test_features_that_were_prepared_are_the_same(space: Space[Any]) -> None:
     space.seed(0)
     rows = np.stack([to_row(space, space.sample()) for _ in range(5)])
     np.testing.assert_array_equal(feature_maker(space)(rows), to_features(space, rows))
+
+
+def shaken(module: Any) -> Any:
+    torch.manual_seed(3)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return module.eval().requires_grad_(False)
+
+
+def test_heads_tell_what_the_plain_ones_read_in_physical_units() -> None:
+    heads, hidden = shaken(Heads(tokens=4, width=8, state_size=2)), torch.randn(3, 4, 8)
+    mean, std = torch.tensor([100.0, -3.0]), torch.tensor([20.0, 0.5])
+    plain, kept = heads(hidden[:, None]), hidden.clone()
+    told = StreamingHeads(heads, mean=mean.tolist(), std=std.tolist())(hidden)
+    torch.testing.assert_close(told.end, plain.end_logit, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(told.reward, plain.reward, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(told.state, plain.state[:, 0] * std + mean, atol=1e-4, rtol=1e-4)
+    assert torch.equal(hidden, kept)
+    half = StreamingHeads(heads, mean=mean.tolist(), std=std.tolist(), dtype=torch.bfloat16)(hidden.bfloat16())
+    assert half.state.dtype == torch.float32
+    difference = (half.state - told.state).abs() / std
+    assert 0 < float(difference.max()) < 0.3
+
+
+def test_the_error_head_tells_the_same_chance() -> None:
+    head, hidden = shaken(ErrorHead(tokens=4, width=8, mean=2.0, spread=0.7, threshold=2.4)), torch.randn(5, 4, 8)
+    made = StreamingErrorHead(head)(hidden)
+    torch.testing.assert_close(made.squeeze(1), head.chance(hidden), atol=1e-5, rtol=1e-5)
+    assert made.std() > 0.01
+    before = made.clone()
+    shaken(head).threshold = 9.0
+    lean = StreamingErrorHead(head)
+    assert not torch.allclose(lean(hidden), before, atol=1e-2)
+
+
+def test_heads_read_their_weights_once() -> None:
+    heads, head, hidden = shaken(Heads(tokens=4, width=8, state_size=2)), shaken(ErrorHead(tokens=4, width=8)), torch.randn(3, 4, 8)
+    lean = StreamingHeads(heads, mean=[0.0, 0.0], std=[1.0, 1.0])
+    sure, plain, chance = StreamingErrorHead(head), lean(hidden).state, head.chance(hidden)
+    for parameter in (*heads.parameters(), *head.parameters()):
+        parameter.mul_(1.5)
+    assert torch.equal(lean(hidden).state, plain)
+    torch.testing.assert_close(sure(hidden).squeeze(1), chance, atol=1e-5, rtol=1e-5)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from worldsim.heads import Heads
 from worldsim.model import WorldModel
 from worldsim.streaming_decoder import StreamingDecoder
 from worldsim.streaming_dit import StreamingDiT
+from worldsim.streaming_heads import StreamingHeads, Told
 from worldsim.tokenizer import FrameAutoencoder
 
 PRECISIONS = ("fp32", "bf16")
@@ -31,13 +31,13 @@ class Networks:
     Attributes:
         dtype: What they compute in.
         dit: The dynamics.
-        heads: Map last tokens ``(B, 1, N, D)`` to readings.
+        heads: Tell what last tokens ``(B, N, D)`` say.
         decode: Maps latents ``(B, C, h, w)`` of ``dtype`` to frames ``(B, 3, H, W)``.
     """
 
     dtype: torch.dtype
     dit: StreamingDiT
-    heads: Heads
+    heads: Callable[[Tensor], Told]
     decode: Callable[[Tensor], Tensor]
 
 
@@ -94,10 +94,7 @@ def check_compile(given: object, device: torch.device) -> None:
 
 
 def _build(world: WorldModel, dtype: torch.dtype) -> Networks:
-    heads = world.heads
-    if dtype != world.dtype:
-        heads = deepcopy(heads)
-        nn.Module.to(heads, dtype)  # diffusers' own ``to`` tells of parts kept in float32 even where there are none
+    heads = StreamingHeads(world.heads, mean=world.spec.state_mean, std=world.spec.state_std, dtype=dtype)
     return Networks(dtype, StreamingDiT(world.dynamics, dtype=dtype), heads, _decoder(world.tokenizer, dtype))
 
 
@@ -106,7 +103,7 @@ def _decoder(tokenizer: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         return StreamingDecoder(tokenizer, dtype=dtype)
     if next(tokenizer.parameters()).dtype != dtype:
         tokenizer = deepcopy(tokenizer)
-        nn.Module.to(tokenizer, dtype)
+        nn.Module.to(tokenizer, dtype)  # diffusers' own ``to`` tells of parts kept in float32 even where there are none
         convert_conv2d_weight_memory_format(tokenizer, torch.channels_last)
     decode: Callable[[Tensor], Tensor] = tokenizer.decode
     return decode

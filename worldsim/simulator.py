@@ -15,15 +15,15 @@ from torch import Tensor
 from worldsim.contexts import Context
 from worldsim.diffusion import SMALLEST_SHORTCUT, corrupt, draw_noises
 from worldsim.dit import FrameInputs, FrameOutputs
-from worldsim.heads import Readings
 from worldsim.model import WorldModel
 from worldsim.networks import check_compile, networks_of
 from worldsim.sampler import euler, levels
 from worldsim.spaces import feature_maker, to_features
 from worldsim.spec import Sampling
-from worldsim.streaming_dit import Shared, forget_oldest, level_embedding
+from worldsim.streaming_dit import level_embedding
+from worldsim.streaming_heads import StreamingErrorHead
 from worldsim.tokenizer import to_model, to_uint8
-from worldsim.windows import ring_mask, shift_levels, stack_history, training_mask
+from worldsim.windows import push_history, ring_mask, shift_levels, stack_history, training_mask
 
 PIXELS, END, REWARD, STATE = range(4)
 """Columns of ``TensorStep.readout``; those of the labelled state begin at ``STATE``, and the last one is the uncertainty."""
@@ -34,9 +34,10 @@ class State:
     """B rows of a rollout. It is a value: ``step`` returns another one, and to fork a row is to take it twice.
 
     Attributes:
-        keys: Ring of rotated keys ``(B, layers, N, heads, P, d)``.
+        keys: Ring of rotated keys ``(B, layers, N, heads, P, d)``, P the frames that a frame sees, itself among them.
         values: Ring of values, likewise.
-        remembered: ``(B, P)`` int64 frame number in each slot of the ring, -1 where empty.
+        remembered: ``(B, P)`` int64 frame number in each slot of the ring, -1 where empty. The next frame takes the place of the oldest
+            but the sinks.
         history: ``(B, H, C, h, w)`` newest frames as remembered, newest first.
         position: ``(B,)`` int64 number of the next frame.
         seed: ``(B,)`` int64.
@@ -202,12 +203,11 @@ class Simulator:
         # every pass of a step is the same graph: to compile the whole step would take longer; the decoder gains nothing
         self._pass = torch.compile(self.networks.dit.run) if compile else self.networks.dit.run
         self._levels, self._to_features = self._embed_levels(), feature_maker(self.spec.action_space)
-        self._unknown = torch.full((1,), float("nan"), device=self.device)
-        self._open_mask = torch.zeros(1, 1, sink + self.spec.window + 1, device=self.device)  # (B, 1, P + 1) of the newest step
+        self._chance = None if world.uncertainty is None else StreamingErrorHead(world.uncertainty, dtype=self.dtype)
+        self._unknown = torch.full((1, 1), float("nan"), device=self.device)
+        self._slots = sink + self.spec.window + 1
+        self._open_mask = torch.zeros(1, 1, self._slots, device=self.device)  # (B, 1, P) of the newest step
         self._noise_shape = (1 if self.sampling.context_level == 1 else 2, *world.tokenizer.latent_shape)
-        self._state_mean, self._state_std = (
-            torch.tensor(values, dtype=torch.float32, device=self.device) for values in (self.spec.state_mean, self.spec.state_std)
-        )
 
     def _embed_levels(self) -> Tensor:
         """Embed the levels ``(steps + 1, D)`` of the passes of a step; the last one is that in which the frame is remembered."""
@@ -263,7 +263,7 @@ class Simulator:
             positions=torch.arange(f, device=self.device)[None],
         )
         out = self.dynamics(inputs, training_mask(f, f, self.spec.window, self.device), estimate=False)
-        labels: NDArray[np.float32] = self._labels(self.world.heads(out.hidden[:, -1:])).cpu().numpy()
+        labels: NDArray[np.float32] = self.networks.heads(out.hidden[:, -1]).state.cpu().numpy()  # (1, S)
         return self._first_state(out, seen, condition, seed), labels
 
     def _unfold(self, context: Context) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
@@ -282,8 +282,8 @@ class Simulator:
         return frames, features, (np.arange(len(frames)) > 0) & (len(rows) > 0)
 
     def _first_state(self, out: FrameOutputs, seen: Tensor, condition: Tensor, seed: int) -> State:
-        f, window, h = seen.shape[1], self.spec.window, self.config.history
-        empty = self.sink + window - f
+        f, h = seen.shape[1], self.config.history
+        empty = self._slots - f
         remembered = torch.cat((torch.arange(f), torch.full((empty,), -1)))[None].to(self.device)  # (1, P)
         newest = seen.flip(1)[:, :h]  # (1, <=H, C, h, w)
         history = torch.cat((newest, newest.new_zeros(1, h - newest.shape[1], *newest.shape[2:])), dim=1)  # (1, H, C, h, w)
@@ -305,9 +305,9 @@ class Simulator:
     @torch.inference_mode()
     def step_tensors(self, state: State, features: Tensor, *, decode: bool = True) -> tuple[State, TensorStep]:
         """Do as ``step``, with actions as features ``(B, A)`` (see ``worldsim.spaces.to_features``) and results on the world's device."""
-        if state.remembered.shape[1] != self.sink + self.spec.window:
-            slots = state.remembered.shape[1]
-            raise ValueError(f"state remembers {slots} frames, this simulator {self.sink} + {self.spec.window}: step it with its own sink")
+        if (slots := state.remembered.shape[1]) != self._slots:
+            own = f"{self.sink} + {self.spec.window}"
+            raise ValueError(f"state remembers {slots - 1} frames, this simulator {own}: step it with its own sink")
         positions = state.position.tolist()
         drawn = torch.from_numpy(draw_noises(state.seed.tolist(), positions, self._noise_shape))  # (B, 1 or 2, C, h, w)
         return self._make_frame(state, positions, features.to(self.device), drawn.to(self.device), decode=decode)
@@ -315,9 +315,9 @@ class Simulator:
     def _make_frame(self, state: State, positions: list[int], features: Tensor, drawn: Tensor, *, decode: bool) -> tuple[State, TensorStep]:
         """Make the next frame of every row from noise ``(B, 1 or 2, C, h, w)``: what it starts from, and what it is remembered with."""
         dit, level = self.networks.dit, self.sampling.context_level
-        mask = self._mask(state, positions)  # (B, 1, P + 1)
-        ring = (state.keys, state.values)
-        shared = dit.share(self._levels, features, state.condition, state.history, state.position, mask, ring, in_place=self.in_place)
+        remembered, slot = self._make_room(state, positions)  # (B, P)
+        mask, ring = self._mask(remembered, positions), (state.keys, state.values)  # (B, 1, P)
+        shared = dit.share(self._levels, features, state.condition, state.history, state.position, mask, ring, slot, in_place=self.in_place)
         noise = dit.patches(drawn)  # (B, 1 or 2, n, p*p*C)
 
         def estimate(patches: Tensor, modulation: Tensor) -> Tensor:
@@ -334,7 +334,9 @@ class Simulator:
         seen = made if level == 1 else torch.lerp(noise[:, 1], made, level)  # (B, n, p*p*C)
         hidden = self._pass(seen, shared.modulation[-1], shared)  # (B, N, D)
         latents = dit.latents(made)  # (B, C, h, w)
-        after = self._remember(state, positions, shared, latents if level == 1 else dit.latents(seen))
+        keys, values = (one.transpose(0, 1).to(self.dtype) for one in (shared.keys, shared.values))  # (B, layers, N, heads, P, d)
+        history = push_history(state.history, latents if level == 1 else dit.latents(seen))  # (B, H, C, h, w)
+        after = State(keys, values, remembered, history, state.position + 1, state.seed, state.condition)
         return after, self._read(latents, hidden, decode=decode)
 
     def _untold(self, features: Tensor, condition: Tensor) -> Tensor:
@@ -344,54 +346,38 @@ class Simulator:
         """
         return self.networks.dit.modulate(self._levels[: self.sampling.steps], features, torch.zeros_like(condition))
 
-    def _mask(self, state: State, positions: list[int]) -> Tensor:
-        places = state.remembered.shape[1]
-        if min(positions) >= places:  # the ring is full
-            if len(mask := self._open_mask) != len(state):
-                mask = self._open_mask = torch.zeros(len(state), 1, places + 1, device=self.device)
-            return mask  # (B, 1, P + 1)
-        return ring_mask(state.remembered)  # (B, 1, P + 1)
-
-    def _remember(self, state: State, positions: list[int], shared: Shared, seen: Tensor) -> State:
-        """Put the new frame of each row, whose keys and values the last pass left in ``shared``, in the place of the oldest."""
-        slots = [p if p < self.sink else self.sink + (p - self.sink) % self.spec.window for p in positions]
-        keys, values = (forget_oldest(ring, slots).to(self.dtype) for ring in (shared.keys, shared.values))  # (B, layers, N, heads, P, d)
+    def _make_room(self, state: State, positions: list[int]) -> tuple[Tensor, int | Tensor]:
+        """Put the new frame of each row in the place of the oldest; return ``remembered``, and its slot, ``(B,)`` where they differ."""
+        window = self.spec.window + 1
+        slots = [p if p < self.sink else self.sink + (p - self.sink) % window for p in positions]
         remembered = state.remembered if self.in_place else state.remembered.clone()  # (B, P)
-        if len(set(slots)) == 1:
+        if len(set(slots)) == 1 and not self.compile:  # a graph that is compiled takes no slot for granted
             remembered.select(1, slots[0]).copy_(state.position)
-        else:
-            remembered.scatter_(1, torch.tensor(slots, device=self.device).unsqueeze(1), state.position.unsqueeze(1))
-        history = state.history  # (B, H, C, h, w)
-        if count := history.shape[1]:
-            history = torch.cat((seen.unsqueeze(1).to(history.dtype), history[:, : count - 1]), dim=1)  # (B, H, C, h, w)
-        return State(keys, values, remembered, history, state.position + 1, state.seed, state.condition)
+            return remembered, slots[0]
+        index = torch.tensor(slots, device=self.device)  # (B,)
+        return remembered.scatter_(1, index.unsqueeze(1), state.position.unsqueeze(1)), index
+
+    def _mask(self, remembered: Tensor, positions: list[int]) -> Tensor:
+        rows, slots = remembered.shape
+        if min(positions) + 1 < slots:
+            return ring_mask(remembered)  # (B, 1, P)
+        if self._open_mask.shape[0] != rows:
+            self._open_mask = torch.zeros(rows, 1, slots, device=self.device)
+        return self._open_mask  # (B, 1, P)
 
     def _read(self, latents: Tensor, hidden: Tensor, *, decode: bool) -> TensorStep:
-        readings, uncertainty = self.networks.heads(hidden[:, None]), self._uncertainty(hidden)
+        told, uncertainty = self.networks.heads(hidden), self._uncertainty(hidden)
         if decode:
-            ready = latents.to(self.networks.dtype).contiguous(memory_format=torch.channels_last)  # (B, C, h, w)
-            made = self.networks.decode(ready).float()  # (B, 3, H, W)
+            made = self.networks.decode(latents.to(self.networks.dtype)).float()  # (B, 3, H, W)
             pixels = made.sum((1, 2, 3))  # (B,) keeps NaN and infinity
             numbers = pixels.is_cpu and isfinite(sum(pixels.tolist()))  # elsewhere, to look would be to wait for the device
             frames = to_uint8(made, in_place=True, numbers=numbers)  # (B, H, W, 3)
         else:
             pixels = torch.zeros(len(latents), device=self.device)  # (B,)
             frames = torch.empty(len(latents), 0, 0, 3, dtype=torch.uint8, device=self.device)  # (B, 0, 0, 3)
-        return TensorStep(frames, latents, hidden, self._readout(pixels, readings, uncertainty))
-
-    def _readout(self, pixels: Tensor, readings: Readings, uncertainty: Tensor) -> Tensor:
-        """Lay out ``TensorStep.readout`` ``(B, 4 + S)``, of sums over frames ``(B,)``, readings of one frame, and uncertainty ``(B,)``."""
-        state, aside = readings.state.squeeze(1), uncertainty.unsqueeze(1)  # (B, S), (B, 1)
-        readout = torch.cat((pixels.unsqueeze(1), readings.end_logit, readings.reward, state, aside), dim=1)  # (B, 4 + S)
-        readout.select(1, REWARD).clamp_(*self.spec.reward_range)
-        readout.narrow(1, STATE, state.shape[1]).mul_(self._state_std).add_(self._state_mean)
-        return readout
+        reward = told.reward.clamp_(*self.spec.reward_range)  # (B, 1)
+        readout = torch.cat((pixels.unsqueeze(1), told.end, reward, told.state, uncertainty), dim=1)  # (B, 4 + S)
+        return TensorStep(frames, latents, hidden, readout)
 
     def _uncertainty(self, hidden: Tensor) -> Tensor:
-        if self.world.uncertainty is None:
-            return self._unknown.expand(len(hidden))  # (B,)
-        return self.world.uncertainty.chance(hidden.to(self.dtype))  # (B,)
-
-    def _labels(self, readings: Readings) -> Tensor:
-        """Return the labelled state ``(B, S)`` of one frame a row in physical units."""
-        return readings.state[:, 0].float() * self._state_std + self._state_mean  # (B, S)
+        return self._unknown.expand(len(hidden), 1) if self._chance is None else self._chance(hidden)  # (B, 1)

@@ -19,7 +19,7 @@ from worldsim.engine import World
 from worldsim.simulator import State
 
 FORMAT = "worldsim-snapshot"
-VERSION = "1.0"
+VERSION = "2.0"
 _KEY = "worldsim"
 
 

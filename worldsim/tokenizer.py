@@ -159,14 +159,17 @@ def to_model(frames: Tensor) -> Tensor:
     return frames.movedim(-1, -3).float() / 127.5 - 1.0
 
 
+_GREY = torch.tensor(128.0)
+"""Half a step above the middle of 0..255: what is cut off then rounds to the nearest."""
+
+
 def to_uint8(frames: Tensor, *, in_place: bool = False, numbers: bool = False) -> Tensor:
     """Turn float ``(..., 3, H, W)`` in [-1, 1] into uint8 ``(..., H, W, 3)``, rounded and clamped; NaN is grey.
 
     With ``in_place``, ``frames`` of float32 are of no use afterwards: that takes half the time. With ``numbers``, none of them is NaN.
     """
     values = frames.float()
-    grey = torch.tensor(128.0)  # half a step up: what is cut off below then rounds to the nearest
-    scaled = torch.add(grey, values, alpha=127.5, out=values if in_place else None)  # (..., 3, H, W)
+    scaled = torch.add(_GREY, values, alpha=127.5, out=values if in_place else None)  # (..., 3, H, W)
     if not numbers:
         scaled.nan_to_num_(nan=128.0)
     return scaled.clamp_(0, 255).to(torch.uint8).movedim(-3, -1).contiguous()  # (..., H, W, 3)

@@ -48,9 +48,8 @@ def streaming_mask(positions: Tensor, remembered: Tensor, window: int, *, sink: 
 
 
 def ring_mask(remembered: Tensor) -> Tensor:
-    """Return ``streaming_mask`` of a ring ``(B, P)`` that holds only what may be seen, as in a rollout; ``(B, 1, P + 1)``."""
-    empty = torch.where(remembered < 0, float("-inf"), 0.0)  # (B, P)
-    return torch.nn.functional.pad(empty, (0, 1)).unsqueeze(1)  # (B, 1, P + 1)
+    """Return the mask ``(B, 1, P)`` of attention over a ring ``(B, P)`` that holds only what may be seen, the new frame among it."""
+    return torch.where(remembered < 0, float("-inf"), 0.0).unsqueeze(1)
 
 
 def stack_history(latents: Tensor, count: int) -> Tensor:
@@ -59,6 +58,12 @@ def stack_history(latents: Tensor, count: int) -> Tensor:
         return latents[:, :, :0]
     shifted = [torch.cat((torch.zeros_like(latents[:, :i]), latents[:, :-i]), dim=1) for i in range(1, count + 1)]
     return torch.cat(shifted, dim=2)  # (B, F, count*C, h, w)
+
+
+def push_history(history: Tensor, newest: Tensor) -> Tensor:
+    """Put the newest frames ``(B, C, h, w)`` in front of a history ``(B, H, C, h, w)``, which the oldest leave."""
+    count = history.shape[1]
+    return torch.cat((newest.unsqueeze(1).to(history.dtype), history[:, : count - 1]), dim=1) if count else history  # (B, H, C, h, w)
 
 
 def shift_levels(level: Tensor) -> Tensor:

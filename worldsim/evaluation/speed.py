@@ -85,15 +85,10 @@ def frame_flops(world: WorldModel, sampling: Sampling | None = None) -> dict[str
     context = example_context(world)
     state = simulator.start([context], [0])
     action = context.actions[-1:] if len(context.actions) else np.zeros((1, row_size(world.spec.action_space)), np.float32)
-    hidden: list[torch.Tensor] = []
-    hook = world.heads.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
-    try:
-        _, step = simulator.step(state, action)
-    finally:
-        hook.remove()
+    _, step = simulator.step(state, action)
     with torch.inference_mode():
         decode = count_flops(lambda: world.tokenizer.decode(step.latents))
-        heads = count_flops(lambda: world.heads(hidden[0]))
+        heads = count_flops(lambda: simulator.networks.heads(step.hidden))
     total = count_flops(lambda: simulator.step(state, action))
     parts = {"dynamics": total - decode - heads, "heads": heads, "decode": decode, "total": total}
     return {name: round(value / 1e9, 6) for name, value in parts.items()}

@@ -1,0 +1,95 @@
+"""Heads of a world as a rollout reads them: one frame a row, straight to what a step tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldsim.heads import Heads, symexp
+from worldsim.uncertainty import ErrorHead
+
+Pairs = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the heads tell of B frames.
+
+    Attributes:
+        end: ``(B, 1)`` float32, logit of the episode having ended with this step.
+        reward: ``(B, 1)`` float32, expected reward.
+        state: ``(B, S)`` float32, labelled state in physical units.
+    """
+
+    end: Tensor
+    reward: Tensor
+    state: Tensor
+
+
+class StreamingHeads:
+    """Gives the numbers of ``Heads.forward`` but for rounding; mean and deviation of the state are part of the last layer.
+
+    The weights are copied here, once. It does not follow changes made to the heads later.
+
+    Args:
+        heads: The heads.
+        mean: Mean of each of S numbers of the labelled state in training.
+        std: Their standard deviations.
+        dtype: Type to compute in. The last layer is float32: physical units need more digits than half precision has.
+    """
+
+    def __init__(self, heads: Heads, *, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> None:
+        self.dtype, self._sizes, self._values = dtype, list(heads.sizes), symexp(heads.grid.float())  # (bins,)
+        *layers, (weight, bias) = _layers([heads.squeeze, *heads.mlp], torch.float32)
+        self._layers = [(one.to(dtype), other.to(dtype)) for one, other in layers]
+        scale, middle = (torch.tensor(list(values), dtype=torch.float32, device=weight.device) for values in (std, mean))  # each (S,)
+        states = len(weight) - len(scale)
+        weight[states:] *= scale.unsqueeze(1)
+        bias[states:] = bias[states:] * scale + middle
+        self._last = (weight, bias)
+
+    def __call__(self, hidden: Tensor) -> Told:
+        """Read last tokens ``(B, N, D)``."""
+        x = F.linear(_read(self._layers, hidden.to(self.dtype)).float(), *self._last)  # (B, bins + 1 + S)
+        logits, end, state = torch.split(x, self._sizes, dim=-1)  # (B, bins), (B, 1), (B, S)
+        return Told(end, torch.mv(logits.softmax(-1), self._values).unsqueeze(1), state)
+
+
+class StreamingErrorHead:
+    """Gives the numbers of ``ErrorHead.chance`` but for rounding, of a head as it is now.
+
+    Args:
+        head: The head.
+        dtype: Type to compute in.
+    """
+
+    def __init__(self, head: ErrorHead, *, dtype: torch.dtype = torch.float32) -> None:
+        *self._layers, (weight, bias) = _layers([head.squeeze, *head.mlp], dtype)
+        bias[0] += (head.mean - head.threshold) / head.spread  # above the threshold, in standard deviations of training
+        self._last, self.dtype = (weight, bias), dtype
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Return the probability ``(B, 1)`` in 0..1 that the error is above the threshold, for last tokens ``(B, N, D)``."""
+        x = F.linear(_read(self._layers, hidden.to(self.dtype)), *self._last).float()  # (B, 2)
+        mean, log_spread = torch.split(x, 1, dim=-1)  # each (B, 1)
+        above: Tensor = torch.special.ndtr(mean * log_spread.clamp(-4, 2).neg_().exp_())  # (B, 1)
+        return above
+
+
+def _layers(modules: Sequence[nn.Module], dtype: torch.dtype) -> Pairs:
+    """Copy weights and biases of the linear layers among modules."""
+    linear = [module for module in modules if isinstance(module, nn.Linear)]
+    return [(one.weight.detach().to(dtype, copy=True), one.bias.detach().to(dtype, copy=True)) for one in linear]
+
+
+def _read(layers: Pairs, hidden: Tensor) -> Tensor:
+    """Squeeze each token, then run the layers over all of them: ``(B, N, D)`` to ``(B, hidden)``."""
+    first, *others = layers
+    x = F.silu(F.linear(hidden, *first), inplace=True).flatten(1)  # (B, N * token_features)
+    for layer in others:
+        x = F.silu(F.linear(x, *layer), inplace=True)  # (B, hidden)
+    return x
