@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,6 @@ def action_row(space: Space[Any], action: Any) -> NDArray[Any]:
     Raises:
         ValueError: The action is not in ``space``.
     """
-    if (quick := _box_row(space, action)) is not None:
-        return quick
     fitted, inside = action, False
     try:
         fitted = _cast(space, action)
@@ -32,6 +31,22 @@ def action_row(space: Space[Any], action: Any) -> NDArray[Any]:
     if not inside:
         raise ValueError(f"action {action!r} is outside {space}: {_way_out(space)}")
     return to_row(space, fitted)
+
+
+def row_maker(space: Space[Any]) -> Callable[[Any], NDArray[Any]]:
+    """Prepare ``action_row`` of one space, for whoever needs it at every step."""
+    if not isinstance(space, spaces.Box) or space.dtype != np.float32:
+        return partial(action_row, space)
+    shape, lows, highs = space.shape, space.low.reshape(-1).tolist(), space.high.reshape(-1).tolist()
+
+    def make(action: Any) -> NDArray[Any]:
+        if isinstance(action, np.ndarray) and action.dtype == np.float32 and action.shape == shape:
+            row: NDArray[Any] = action.reshape(-1)
+            if all(low <= number <= high for low, number, high in zip(lows, row.tolist(), highs, strict=True)):
+                return row
+        return action_row(space, action)
+
+    return make
 
 
 def action_rows(space: Space[Any], actions: Any, skip: NDArray[np.bool_]) -> NDArray[Any]:
@@ -67,16 +82,6 @@ def _box_rows(space: Space[Any], actions: Any, skip: NDArray[np.bool_]) -> NDArr
     fitted = actions.astype(space.dtype, copy=False)
     inside = ((fitted >= space.low) & (fitted <= space.high)).reshape(len(skip), -1).all(1)
     return fitted.reshape(len(skip), -1).astype(np.float32) if (inside | skip).all() else None
-
-
-def _box_row(space: Space[Any], action: Any) -> NDArray[np.float32] | None:
-    """Lay an action out, where all is well and both it and the space, a Box, are of float32."""
-    if not isinstance(space, spaces.Box) or not isinstance(action, np.ndarray) or not space.dtype == action.dtype == np.float32:
-        return None
-    if action.shape != space.shape:
-        return None
-    row, lows, highs = action.reshape(-1), space.low.reshape(-1).tolist(), space.high.reshape(-1).tolist()
-    return row if all(low <= number <= high for low, number, high in zip(lows, row.tolist(), highs, strict=True)) else None
 
 
 def _single(space: Space[Any], actions: Any, count: int) -> Sequence[Any]:

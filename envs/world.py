@@ -13,7 +13,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from worldsim.envs.actions import action_row
+from worldsim.envs.actions import row_maker
 from worldsim.envs.keys import keys_to_action
 from worldsim.envs.rows import NOT_FINITE, Rows, to_host
 from worldsim.envs.snapshot import WorldSnapshot, as_snapshot
@@ -98,7 +98,7 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         self.render_mode, self.metadata = render_mode, self.rows.metadata()
         self.world_spec = self.rows.spec
         self.action_space = deepcopy(self.world_spec.action_space)  # its own randomness
-        self._features = feature_maker(self.action_space)
+        self._row, self._features = row_maker(self.action_space), feature_maker(self.action_space)
         self.observation_space = self.rows.space
         self._window = Window(self.world_spec.name, self.rows.fps) if render_mode == "human" else None
 
@@ -129,13 +129,12 @@ class WorldSimEnv(gym.Env[NDArray[Any], Any], EzPickle):
         """
         if self.rows.over[0]:
             raise ResetNeeded("there is no running episode: call reset() first, and again whenever one has terminated or is truncated")
-        row = action_row(self.action_space, action)
-        out = self.rows.step(torch.from_numpy(self._features(row[None])))
+        out = self.rows.step(torch.from_numpy(self._features(self._row(action)[None])))
         self._show()
         info: dict[str, Any] = {"state": self.rows.labelled(out.read[0][1:]), **self._beside()}
         if not out.finite[0]:
             info["truncation_reason"] = NOT_FINITE
-        return to_host(out.observations[0]), out.read[0][0], bool(out.terminated[0]), bool(out.truncated[0]), info
+        return to_host(out.observations)[0], out.read[0][0], bool(out.terminated[0]), bool(out.truncated[0]), info
 
     def render(self) -> Frames | None:
         """Return the newest frame with ``render_mode="rgb_array"``; show it with ``"human"``."""

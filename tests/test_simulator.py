@@ -156,7 +156,7 @@ def test_the_ring_equals_a_pass_over_all_frames(deep: WorldModel, start: int) ->
     state, rows = simulator.start([context], [9]), list(context.actions)
     for actions in tape:
         state, step = simulator.step(state, actions)
-        seen.append(state.history[0, 0])
+        seen.append(simulator.networks.dit.latents(state.history[0, 0]))
         rows.append(actions[0])
         out = from_scratch(deep, seen, np.stack(rows), full.conditioning)
         for back in range(min(deep.spec.window, len(seen))):
@@ -173,7 +173,8 @@ def start_latents(simulator: Simulator, context: Context, seed: int) -> Tensor:
     """Latents of a context as they are remembered, ``(F, C, h, w)``, collected from starts of growing length."""
     parts = [Context(context.frames[: n + 1], context.actions[:n], context.conditioning) for n in range(1, len(context.frames))]
     states = [simulator.start([part], [seed]) for part in parts]
-    return torch.stack([states[0].history[0, 1], *(state.history[0, 0] for state in states)])
+    kept = torch.stack([states[0].history[0, 1], *(state.history[0, 0] for state in states)])  # (F, n, p*p*C)
+    return simulator.networks.dit.latents(kept)
 
 
 def test_a_rollout_does_not_grow(world: WorldModel) -> None:

@@ -85,7 +85,7 @@ def share(lean: StreamingDiT, dit: VideoDiT, x: dict[str, Tensor]) -> Shared:
     levels = level_embedding(dit, LEVELS, SIZES, HISTORY_LEVEL)
     mask = streaming_mask(x["position"][:, None], x["remembered"], WINDOW)
     keys, values = (torch.nn.functional.pad(x[name], (0, 0, 0, 1)) for name in ("keys", "values"))
-    return lean.share(levels, x["features"], x["condition"], x["history"], x["position"], mask, (keys, values), WINDOW)
+    return lean.share(levels, x["features"], x["condition"], lean.patches(x["history"]), x["position"], mask, (keys, values), WINDOW)
 
 
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES.keys())
@@ -122,7 +122,7 @@ def test_a_frame_may_have_any_slot_of_the_ring(slots: list[int]) -> None:
     mask = torch.stack([row[..., own] for row, own in zip(last.mask[:, 0], order, strict=True)])  # (B, 1, P)
     levels = level_embedding(dit, LEVELS, SIZES, HISTORY_LEVEL)
     slot = slots[0] if len(set(slots)) == 1 else torch.tensor(slots)
-    first = lean.share(levels, x["features"], x["condition"], x["history"], x["position"], mask, held, slot)
+    first = lean.share(levels, x["features"], x["condition"], lean.patches(x["history"]), x["position"], mask, held, slot)
     outs = [lean.run(patches, told.modulation[0], told) for told in (last, first)]
     torch.testing.assert_close(outs[1], outs[0], atol=1e-5, rtol=1e-5)
     for own, other, before in ((first.keys, last.keys, 0), (first.values, last.values, 1)):

@@ -38,7 +38,7 @@ class State:
         values: Ring of values, likewise.
         remembered: ``(B, P)`` int64 frame number in each slot of the ring, -1 where empty. The next frame takes the place of the oldest
             but the sinks.
-        history: ``(B, H, C, h, w)`` newest frames as remembered, newest first.
+        history: ``(B, H, n, p*p*C)`` newest frames as remembered, newest first, as patches (``StreamingDiT.patches``).
         position: ``(B,)`` int64 number of the next frame.
         seed: ``(B,)`` int64.
         condition: ``(B, V)``.
@@ -285,8 +285,8 @@ class Simulator:
         f, h = seen.shape[1], self.config.history
         empty = self._slots - f
         remembered = torch.cat((torch.arange(f), torch.full((empty,), -1)))[None].to(self.device)  # (1, P)
-        newest = seen.flip(1)[:, :h]  # (1, <=H, C, h, w)
-        history = torch.cat((newest, newest.new_zeros(1, h - newest.shape[1], *newest.shape[2:])), dim=1)  # (1, H, C, h, w)
+        newest = self.networks.dit.patches(seen.flip(1)[:, :h])  # (1, <=H, n, p*p*C)
+        history = torch.nn.functional.pad(newest, (0, 0, 0, 0, 0, h - newest.shape[1]))  # (1, H, n, p*p*C)
         keys, values = (torch.nn.functional.pad(x, (0, 0, 0, empty)).transpose(0, 1).contiguous() for x in (out.keys, out.values))
         position, seeds = torch.tensor([f], device=self.device), torch.tensor([seed], device=self.device)
         return State(keys, values, remembered, history, position, seeds, condition)
@@ -316,8 +316,11 @@ class Simulator:
         """Make the next frame of every row from noise ``(B, 1 or 2, C, h, w)``: what it starts from, and what it is remembered with."""
         dit, level = self.networks.dit, self.sampling.context_level
         remembered, slot = self._make_room(state, positions)  # (B, P)
-        mask, ring = self._mask(remembered, positions), (state.keys, state.values)  # (B, 1, P)
-        shared = dit.share(self._levels, features, state.condition, state.history, state.position, mask, ring, slot, in_place=self.in_place)
+        mask = self._mask(remembered, positions)  # (B, 1, P)
+        keys, values = state.keys, state.values  # (B, layers, N, heads, P, d)
+        shared = dit.share(
+            self._levels, features, state.condition, state.history, state.position, mask, (keys, values), slot, in_place=self.in_place
+        )
         noise = dit.patches(drawn)  # (B, 1 or 2, n, p*p*C)
 
         def estimate(patches: Tensor, modulation: Tensor) -> Tensor:
@@ -333,11 +336,11 @@ class Simulator:
         made = euler(denoise, noise[:, 0], steps=self.sampling.steps)  # (B, n, p*p*C)
         seen = made if level == 1 else torch.lerp(noise[:, 1], made, level)  # (B, n, p*p*C)
         hidden = self._pass(seen, shared.modulation[-1], shared)  # (B, N, D)
-        latents = dit.latents(made)  # (B, C, h, w)
-        keys, values = (one.transpose(0, 1).to(self.dtype) for one in (shared.keys, shared.values))  # (B, layers, N, heads, P, d)
-        history = push_history(state.history, latents if level == 1 else dit.latents(seen))  # (B, H, C, h, w)
+        if shared.keys.data_ptr() != keys.data_ptr():  # it was not written in place
+            keys, values = (one.transpose(0, 1).to(self.dtype) for one in (shared.keys, shared.values))  # (B, layers, N, heads, P, d)
+        history = push_history(state.history, seen)  # (B, H, n, p*p*C)
         after = State(keys, values, remembered, history, state.position + 1, state.seed, state.condition)
-        return after, self._read(latents, hidden, decode=decode)
+        return after, self._read(dit.latents(made), hidden, decode=decode)
 
     def _untold(self, features: Tensor, condition: Tensor) -> Tensor:
         """Return the modulation ``(steps, B, M)`` of the denoising passes for rows that are told nothing but actions.

@@ -146,7 +146,7 @@ class StreamingDiT:
     def patches(self, latents: Tensor) -> Tensor:
         """Cut ``(..., C, h, w)`` into patches ``(..., n, p*p*C)``."""
         cut = latents.reshape(-1, self._cut.shape[0]).index_select(1, self._cut)  # (R, n*p*p*C)
-        return cut.view(*latents.shape[:-3], -1, self.patch**2 * self.channels)  # (..., n, p*p*C)
+        return cut.view(*latents.shape[:-3], self.grid[0] * self.grid[1], self.patch**2 * self.channels)  # (..., n, p*p*C)
 
     def latents(self, patches: Tensor) -> Tensor:
         """Put patches ``(..., n, p*p*C)`` together again, ``(..., C, h, w)`` with channels last in memory, as decoders take them."""
@@ -171,7 +171,7 @@ class StreamingDiT:
             levels: ``(passes, D)`` of ``level_embedding``.
             features: ``(B, A)`` features of the actions, all known.
             condition: ``(B, V)``.
-            history: ``(B, H, C, h, w)`` latents of the frames before, newest first.
+            history: ``(B, H, n, p*p*C)`` patches of the frames before, newest first.
             position: ``(B,)`` absolute frame numbers.
             mask: ``(B, 1, P)`` additive, of attention over the slots of the ring.
             ring: Remembered keys and values ``(B, layers, N, heads, P, d)``.
@@ -181,7 +181,7 @@ class StreamingDiT:
         modulation = self.modulate(levels, features, condition)  # (passes, B, M)
         base, newest = self._place.expand(features.shape[0], -1, -1), None  # (B, N, D)
         if self._embed_history is not None:
-            past = self.patches(history.float())  # (B, H, n, p*p*C)
+            past = history.float()  # (B, H, n, p*p*C)
             newest = past[:, 0]  # (B, n, p*p*C)
             embedded = F.linear(past.transpose(1, 2).flatten(2).to(self.dtype), self._embed_history)  # (B, n, D)
             base = base + self._pad(embedded)  # (B, N, D)

@@ -56,7 +56,9 @@ class StreamingHeads:
         """Read last tokens ``(B, N, D)``."""
         x = F.linear(_read(self._layers, hidden.to(self.dtype)).float(), *self._last)  # (B, bins + 1 + S)
         logits, end, state = torch.split(x, self._sizes, dim=-1)  # (B, bins), (B, 1), (B, S)
-        return Told(end, torch.mv(logits.softmax(-1), self._values).unsqueeze(1), state)
+        return Told(
+            end, (logits.softmax(-1) * self._values).sum(-1, keepdim=True), state
+        )  # a product with a matrix would mix rows' rounding
 
 
 class StreamingErrorHead:

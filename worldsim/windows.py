@@ -61,9 +61,9 @@ def stack_history(latents: Tensor, count: int) -> Tensor:
 
 
 def push_history(history: Tensor, newest: Tensor) -> Tensor:
-    """Put the newest frames ``(B, C, h, w)`` in front of a history ``(B, H, C, h, w)``, which the oldest leave."""
+    """Put the newest frames ``(B, ...)`` in front of a history ``(B, H, ...)``, which the oldest leave."""
     count = history.shape[1]
-    return torch.cat((newest.unsqueeze(1).to(history.dtype), history[:, : count - 1]), dim=1) if count else history  # (B, H, C, h, w)
+    return torch.cat((newest.unsqueeze(1).to(history.dtype), history[:, : count - 1]), dim=1) if count else history  # (B, H, ...)
 
 
 def shift_levels(level: Tensor) -> Tensor:
