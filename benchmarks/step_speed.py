@@ -23,43 +23,19 @@ from worldsim.evaluation.speed import frame_flops, machine_facts, matmul_gflops,
 from worldsim.model import WorldModel
 
 
-class Stopwatch:
-    """Adds up the time spent inside the networks of a world."""
-
-    def __init__(self, world: Any) -> None:
-        self.seconds = 0.0
-        world.tokenizer.decode = self._timed(world.tokenizer.decode)
-        world.dynamics.forward = self._timed(world.dynamics.forward)
-        world.heads.forward = self._timed(world.heads.forward)
-
-    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            result = call(*args, **kwargs)
-            self.seconds += time.perf_counter() - start
-            return result
-
-        return timed
-
-
-def time_steps(env: Any, steps: int, watch: Stopwatch | None = None) -> tuple[float, float]:
-    """Step a single or a batched environment with random actions; resets are not timed.
-
-    Returns:
-        Steps a second, and the share of their time that was spent inside the networks.
-    """
+def time_steps(env: Any, steps: int) -> float:
+    """Step a single or a batched environment with random actions, and return steps a second; resets are not timed."""
     env.reset(seed=0)
-    seconds, inside = 0.0, 0.0
+    seconds = 0.0
     for _ in range(steps):
         action = env.action_space.sample()
-        before, start = watch.seconds if watch else 0.0, time.perf_counter()
+        start = time.perf_counter()
         _, _, terminated, truncated, _ = env.step(action)
         seconds += time.perf_counter() - start
-        inside += (watch.seconds if watch else 0.0) - before
         over = terminated | truncated
         if np.any(over):
             env.reset(options={"reset_mask": over} if isinstance(over, np.ndarray) else None)
-    return steps / seconds, inside / seconds
+    return steps / seconds
 
 
 def main() -> None:
@@ -74,27 +50,20 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     world = WorldModel.from_pretrained(options.world)
-    flops, watch = frame_flops(world), Stopwatch(world)
+    flops = frame_flops(world)
     env = gym.make("WorldSim-v0", world=options.world, horizon=None)
     time_steps(env, 5)
     memory = peak_memory_mb()
     batched = gym.make_vec("WorldSim-v0", num_envs=options.batch, world=options.world, horizon=None)
-    shares: list[float] = []
-
-    def single() -> float:
-        rate, inside = time_steps(env, options.steps, watch)
-        shares.append(1 - inside)
-        return rate
-
     measures: dict[str, Callable[[], float]] = {
         "matmul_gflops": lambda: matmul_gflops(repeats=3),
-        "single": single,
-        "batched": lambda: options.batch * time_steps(batched, max(1, options.steps // 4))[0],
+        "single": lambda: time_steps(env, options.steps),
+        "batched": lambda: options.batch * time_steps(batched, max(1, options.steps // 4)),
     }
     source = world.spec.source.get("id")
     if source in gym.registry:
         real = gym.make(source, **world.spec.source.get("kwargs", {}))
-        measures["source"] = lambda: time_steps(real, options.steps)[0]
+        measures["source"] = lambda: time_steps(real, options.steps)
     taken = interleave(options.rounds, measures)
     figures: dict[str, Any] = {
         "world": world.spec.name,
@@ -105,7 +74,6 @@ def main() -> None:
         "frames_per_second": {name: spread(values) for name, values in taken.items() if name != "matmul_gflops"},
         "matmul_gflops": spread(taken["matmul_gflops"]),
         "share_of_matmul": {name: _share(taken, name, flops["total"]) for name in ("single", "batched")},
-        "share_outside_networks": spread(shares, 3),
     }
     save("step_speed", figures, _text(figures, options.batch), options.out)
 
@@ -136,7 +104,6 @@ def _text(figures: dict[str, Any], batch: int) -> str:
             f"{limit['median']:.0f} GFLOP/s ({limit['low']:.0f} to {limit['high']:.0f}).",
             f"- A frame costs {flops['total']:.3f} GFLOP: dynamics {flops['dynamics']:.3f}, decoding {flops['decode']:.3f}, "
             f"heads {flops['heads']:.3f}.",
-            f"- Outside the networks go {figures['share_outside_networks']['median']:.0%} of a single step.",
             f"- Peak memory of the process with one environment: {figures['peak_memory_mb']} MB.\n",
         ]
     )
