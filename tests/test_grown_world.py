@@ -151,6 +151,21 @@ def test_from_another_domain_the_network_goes_on_and_what_it_was_told_does_not(
     assert builder.spec.reward_range == alone.spec.reward_range
 
 
+@pytest.mark.parametrize("names", [("x",), ("x", "y")], ids=["another number", "two numbers"])
+def test_from_another_labelled_state_all_but_the_heads_goes_on(
+    old: Path, tmp_path: Path, names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder = build(Store(rich, names=names), tmp_path, f"init={old}")
+    assert "is a world of another labelled state: its heads start afresh" in capsys.readouterr().out
+    before = WorldModel.from_pretrained(old)
+    key = "action_embed.mlp.0.weight"
+    assert torch.equal(builder.dynamics.state_dict()[key], before.dynamics.state_dict()[key])
+    assert not torch.equal(builder.heads.squeeze.weight, before.heads.squeeze.weight)
+    assert builder.spec.state_names == names
+    same = build(Store(rich), tmp_path / "same", f"init={old}")
+    assert torch.equal(same.heads.squeeze.weight, before.heads.squeeze.weight)
+
+
 def test_columns_are_named_once_and_move_by_name() -> None:
     small = Vocabulary(("dark",), ("road",), {"red": (0.5, 0.2)})
     large = small.grown(Vocabulary(("a", "wet"), ("big",), {"blue": (0.1, 0.2), "red": (9.0, 9.0)}))

@@ -92,7 +92,7 @@ class WorldBuilder:
     """A world in the making.
 
     From a world of other actions (``cfg.init``), another domain's, the network that makes frames goes on; what its actions, conditioning,
-    rewards and state mean starts afresh.
+    rewards and state mean starts afresh. From one of the same actions and another labelled state, all but the heads goes on.
 
     Args:
         store: The dataset.
@@ -111,8 +111,11 @@ class WorldBuilder:
             older = None
         vocabulary = build_vocabulary(episodes, cfg.text_encoder, older)
         statistics = state_statistics(episodes, len(store.info.state_names))
-        if older is not None and older.state_names == tuple(store.info.state_names):  # its heads go on to mean the same
+        same_state = older is not None and older.state_names == tuple(store.info.state_names)
+        if older is not None and same_state:  # its heads go on to mean the same
             statistics = (np.array(older.state_mean, np.float32), np.array(older.state_std, np.float32))
+        elif older is not None:
+            print(f"init={cfg.init} is a world of another labelled state: its heads start afresh")
         rewards = [episode.rewards for episode in episodes] + ([] if older is None else [np.array(older.reward_range)])
         self.spec = self._spec(vocabulary, statistics, np.concatenate(rewards))
         self.dynamics: VideoDiT = instantiate_allowed(
@@ -124,7 +127,8 @@ class WorldBuilder:
         self.heads = Heads(tokens=len(self.dynamics.place), width=self.dynamics.config.width, state_size=len(self.spec.state_names))
         if older is not None:
             start_from(self.dynamics, Path(cfg.init) / "dynamics", what="dynamics", known=(older.vocabulary, vocabulary))
-            start_from(self.heads, Path(cfg.init) / "heads", what="heads")
+            if same_state:
+                start_from(self.heads, Path(cfg.init) / "heads", what="heads")
         elif elsewhere:
             start_from(self.dynamics, Path(cfg.init) / "dynamics", what="dynamics")
         objective: Any = OmegaConf.to_container(cfg.objective, resolve=True)
