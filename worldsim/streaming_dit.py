@@ -100,7 +100,7 @@ class StreamingDiT:
         return self._matrix(layer.weight), self._own(layer.bias)
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        """Copy a weight ``(out, in)`` so that inputs lie side by side in memory: a few rows are multiplied up to a third faster so."""
+        """Copy a weight ``(out, in)`` so that outputs lie side by side in memory: a few rows are multiplied faster so."""
         return self._own(weight.T).T
 
     def _orders(self, device: torch.device) -> tuple[Tensor, Tensor]:
