@@ -101,7 +101,7 @@ def build(bench: Bench, variant: Variant) -> tuple[WorldBuilder, Any]:
     """Build a variant's untrained world, with the settings it is built from."""
     args = bench.args
     tokenizer = args.tokenizers[variant.tokenizer]
-    own = [f"data.path={args.data}", f"tokenizer_dir={tokenizer}", *variant.overrides]
+    own = [f"data.path={args.data}", f"tokenizer_dir={tokenizer}", f"loop.precision={args.precision}", *variant.overrides]
     own += [f"init={bench.world(variant.init)}"] if variant.init else []
     cfg = compose("train_dynamics", [*BASE, *own])
     with seeded(cfg.loop.seed):
@@ -278,6 +278,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=420, help="training of a variant, with --equal steps")
     parser.add_argument("--segments", type=int, default=64)
     parser.add_argument("--horizon", type=int, default=64)
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "no"), help="of training; no, which is fp32, on a CPU without AMX")
     parser.add_argument("--batch", type=int, default=32, help="rollouts that run together")
     parser.add_argument("--pairs", type=int, default=8000, help="frames that the probe learns from")
     parser.add_argument("--probe-steps", type=int, default=1000)

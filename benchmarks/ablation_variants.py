@@ -10,7 +10,6 @@ BASE = (
     "preset=carracing_nano",
     "objective.self_context=0",
     "loop.warmup=60",
-    "loop.precision=bf16",
     "loop.threads=1",
     "loop.log_every=50",
     "loop.save_every=100",

@@ -23,6 +23,7 @@ from worldsim.dit import FrameInputs, FrameOutputs, VideoDiT
 from worldsim.heads import Heads
 from worldsim.training.critic import Critic, critic_losses
 from worldsim.training.own_frames import OwnFrames
+from worldsim.training.posterior import PRICE, Posterior
 from worldsim.windows import shift_levels, stack_history, training_mask
 
 CRITIC_SHARE = 0.01
@@ -62,6 +63,8 @@ class Objective:
             the step before ended, looking back at the network's own last frames. A run that was killed begins such clips anew, so it
             does not equal one that never was.
         critic: Weight of the opinions of a critic of decoded frames, which is trained beside; see ``worldsim.training.critic``.
+        nats: Above 0, frames are made of noise that tells so many nats, on average, of what cannot be foreseen, and rollouts choose one of
+            many futures by it instead of their mean; see ``worldsim.training.posterior``.
         sink: First frames of a clip that all others see whatever the window, for rollouts with attention sinks.
         loss_space: What squared errors of latents are taken of: ``clean`` latents, or ``velocity``, which weighs them by
             ``1 / (1 - level) ** 2``, at most 100 (Dreamer 4, Hafner et al. 2025, table 2, has both). At pure noise the two are the same.
@@ -90,6 +93,7 @@ class Objective:
     self_rounds: int = 3
     self_depth: int = 0
     critic: float = 0.0
+    nats: float = 0.0
     sink: int = 0
     loss_space: str = "clean"
 
@@ -164,6 +168,7 @@ class DynamicsLoss(nn.Module):
             raise ValueError(f"pixel_loss={objective.pixel_loss} needs a decoder: give decode, or set pixel_loss to 0")
         self.dynamics, self.heads, self.objective, self.decode = dynamics, heads, objective, decode
         self.critic = Critic() if objective.critic else None
+        self.posterior = _posterior(dynamics) if objective.nats else None
         self.own: Tensor | None = None  # (self_rows, F, C, h, w), what was imagined last
 
     def streams(self, draw: Draw, context: Tensor, noisy: Tensor) -> FrameOutputs:
@@ -190,6 +195,15 @@ class DynamicsLoss(nn.Module):
         )
         return self.dynamics(inputs, training_mask(f, skip, self.dynamics.config.window, seen.device, sink=self.objective.sink))
 
+    def starting_noise(self, draw: Draw, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return noise ``(B, F - skip, C, h, w)`` to make targets of after ``context``, and what it tells, ``(B, F - skip)`` nats."""
+        if self.posterior is None:
+            return draw.noise, torch.zeros_like(draw.level)
+        skip, clip = self.objective.skip, draw.clip
+        past = stack_history(context, self.dynamics.config.history)[:, skip:]  # (B, F - skip, H*C, h, w)
+        noise, nats = self.posterior(clip.latents[:, skip:], past, clip.actions[:, skip:], draw.noise)  # as above
+        return noise, nats
+
     @torch.no_grad()
     def own_context(self, draw: Draw) -> Tensor:
         """Replace the context of the last rows by the network's own estimates, made in parallel from the frames before."""
@@ -198,7 +212,8 @@ class DynamicsLoss(nn.Module):
         part = replace(part, level=torch.zeros_like(part.level), step=torch.zeros_like(part.step))
         latents = torch.cat((draw.begun, part.clip.latents[:, skip:]), dim=1)  # (b, F, C, h, w)
         for _ in range(self.objective.self_rounds):
-            imagined = self.streams(part, latents, part.noise).latents[:, -part.level.shape[1] :]  # (b, F - skip, C, h, w)
+            noise, _ = self.starting_noise(part, latents)
+            imagined = self.streams(part, latents, noise).latents[:, -part.level.shape[1] :]  # (b, F - skip, C, h, w)
             latents = torch.cat((draw.begun, imagined.to(latents.dtype)), dim=1)  # (b, F, C, h, w)
         context[len(context) - draw.self_rows :] = latents
         self.own = latents
@@ -225,7 +240,8 @@ class DynamicsLoss(nn.Module):
         o, clip, f = self.objective, draw.clip, draw.clip.latents.shape[1]
         context = self.own_context(draw) if draw.self_rows else clip.latents
         truth = clip.latents[:, o.skip :]
-        noisy = corrupt(truth, draw.noise, draw.level)  # (B, F - skip, C, h, w)
+        noise, nats = self.starting_noise(draw, context)
+        noisy = corrupt(truth, noise, draw.level)  # (B, F - skip, C, h, w)
         if draw.shortcuts:
             truth = torch.cat((self.shortcut_target(draw, context, noisy), truth[draw.shortcuts :]))
         out = self.streams(draw, context, noisy)
@@ -241,6 +257,9 @@ class DynamicsLoss(nn.Module):
         if o.pixel_loss:
             pixels, more = self._frame_losses(out.latents[:, f:], truth, draw)
             loss, logs = loss + pixels, {**logs, **more}
+        if self.posterior is not None:
+            told = nats.mean()
+            loss, logs = loss + PRICE * F.relu(told - o.nats), {**logs, "nats": told.detach()}
         logs["from_noise"] = (error[draw.shortcuts :] * fresh).sum().detach() / fresh.sum().clamp(min=1)
         return target_loss + o.context_loss * context_loss + loss, logs
 
@@ -273,6 +292,11 @@ class DynamicsLoss(nn.Module):
         state = (read.state - clip.state).square().mean() if clip.state.shape[-1] else reward.new_zeros(())
         logs = {"reward": reward.detach(), "end": end.detach(), "state": state.detach()}
         return o.reward_loss * reward + o.end_loss * end + o.state_loss * state, logs
+
+
+def _posterior(dynamics: VideoDiT) -> Posterior:
+    config = dynamics.config
+    return Posterior(channels=config.latent_shape[0], history=config.history, action_features=config.action_features)
 
 
 class DynamicsTask:
