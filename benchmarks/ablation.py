@@ -203,7 +203,8 @@ def run(bench: Bench, names: list[str]) -> None:
             continue
         variant, since = VARIANTS[name], time.monotonic()
         figures = resample(bench, variant) if variant.of else train(bench, name, variant)
-        told = {"says": variant.says, "overrides": list(variant.overrides), "equal": bench.args.equal, "made": machine_facts()}
+        way = {"equal": bench.args.equal, "precision": bench.args.precision}
+        told = {"says": variant.says, "overrides": list(variant.overrides), **way, "made": machine_facts()}
         write_json(bench.result(name), {**told, **figures})
         count += 1
         left = (time.monotonic() - begun) / count * (len(todo) - place - 1)
@@ -250,6 +251,8 @@ def text_of(figures: dict[str, Any]) -> str:
     if {"base", "base-seed1"} <= set(done):
         between = done["base-seed1"]["psnr"][main] - done["base"]["psnr"][main]
         noise = f"- Two seeds of the base are {abs(between):.2f} dB apart at step {main}: what is closer than that is not told apart.\n"
+    half = [f"`{name}`" for name, one in done.items() if one.get("precision") == "bf16"]
+    mixed = f"- Trained in bf16, the others in fp32: {', '.join(half)}.\n" if 0 < len(half) < len(done) else ""
     real = ", ".join(f"{value:.2f} at step {step}" for step, value in baselines["real"].get("probe", {}).items())
     return "\n".join(
         [
@@ -262,7 +265,7 @@ def text_of(figures: dict[str, Any]) -> str:
             f"labels; lower is better, 1 is no better than a guess. On the real frames it is {real}.",
             "- TFLOP: forward and backward, without the optimizer's own. Every variant is far from converged at this budget: the table "
             "ranks how fast they learn, not where they end.",
-            noise,
+            noise + mixed,
         ]
     )
 

@@ -130,3 +130,26 @@ def test_dropping_all_blanks_whole_rows_and_without_it_draws_are_as_ever() -> No
     one, other = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     assert torch.equal(words.drop(told, one, rate=0.15), words.drop(told, other, rate=0.15, whole=0.0))
     assert torch.equal(torch.rand(3, generator=one), torch.rand(3, generator=other))
+
+
+def test_temperature_scales_the_noise_that_frames_are_made_of(world: WorldModel) -> None:
+    def frames(temperature: float, seed: int) -> torch.Tensor:
+        run = Simulator(world, sampling=replace(world.spec.sampling, steps=1, context_level=1.0, temperature=temperature))
+        return run.step(run.start([world.contexts[0]], [seed]), ACTION, decode=False)[1].latents
+
+    plain = Simulator(world, sampling=replace(world.spec.sampling, steps=1, context_level=1.0))
+    assert torch.equal(frames(1.0, 3), plain.step(plain.start([world.contexts[0]], [3]), ACTION, decode=False)[1].latents)
+    assert torch.equal(frames(0.0, 3), frames(0.0, 4))
+    assert not torch.equal(frames(1.0, 3), frames(1.0, 4))
+    near, far = (float((frames(t, 3) - frames(0.0, 3)).abs().mean()) for t in (0.1, 1.0))
+    assert 0 < near < far
+
+
+def test_a_temperature_is_kept_by_the_world_and_one_out_of_range_refused(world: WorldModel, tmp_path: Path) -> None:
+    assert "temperature" not in Sampling().to_json()
+    warm = replace(world.spec, sampling=replace(world.spec.sampling, temperature=0.5))
+    warm.save(tmp_path)
+    assert type(warm).load(tmp_path).sampling.temperature == 0.5
+    for wrong in (-0.1, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"temperature={wrong}: 1 is the noise of training"):
+            Sampling(temperature=wrong)

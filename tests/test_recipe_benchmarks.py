@@ -160,7 +160,7 @@ def test_the_table_sets_variants_against_the_base_on_the_same_segments(scripts: 
         }
 
     made = {"versions": {"torch": "2"}, "load": [1.0], "date": "today", "cpu": "one", "cores": 1, "threads": 1}
-    figures = {
+    figures: dict[str, Any] = {
         "made": made,
         "segments": 2,
         "horizon": 16,
@@ -170,6 +170,9 @@ def test_the_table_sets_variants_against_the_base_on_the_same_segments(scripts: 
     text = scripts.ablation.text_of(figures)
     assert "| `ramp`: ramp | 5 | 1.0 | 0.300 | 23.00 | +2.00 ± 1.00 | +1.00 | 0.50 |" in text
     assert "Two seeds of the base are 0.50 dB apart" in text
+    assert "Trained in bf16" not in text
+    figures["variants"]["ramp"]["precision"] = "bf16"
+    assert "Trained in bf16, the others in fp32: `ramp`." in scripts.ablation.text_of(figures)
 
 
 def test_results_of_another_budget_are_not_mixed(scripts: Any, tmp_path: Path) -> None:

@@ -333,7 +333,8 @@ class Simulator:
 
         guidance = self.sampling.guidance
         untold = None if guidance == 1 else self._untold(features, state.condition)  # (steps, B, M)
-        made = euler(denoise, noise[:, 0], steps=self.sampling.steps)  # (B, n, p*p*C)
+        start = noise[:, 0] if self.sampling.temperature == 1 else noise[:, 0] * self.sampling.temperature  # (B, n, p*p*C)
+        made = euler(denoise, start, steps=self.sampling.steps)  # (B, n, p*p*C)
         seen = made if level == 1 else torch.lerp(noise[:, 1], made, level)  # (B, n, p*p*C)
         hidden = self._pass(seen, shared.modulation[-1], shared)  # (B, N, D)
         if shared.keys.data_ptr() != keys.data_ptr():  # it was not written in place

@@ -28,8 +28,9 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     """Return the figures of ``evaluate`` as Markdown."""
     world, data, made = report["world"], report["data"], report["made"]
     sampling, versions = world["sampling"], made["versions"]
+    temperature = f", temperature {sampling['temperature']}" if sampling.get("temperature", 1) != 1 else ""
     intro = (
-        f"World `{world['name']}`, {sampling['steps']} denoising steps a frame, context level {sampling['context_level']}; "
+        f"World `{world['name']}`, {sampling['steps']} denoising steps a frame, context level {sampling['context_level']}{temperature}; "
         f"{data['segments']} segments of {data['episodes']} {data['split']} episodes of `{data['name']}`, "
         f"{data['context']} context frames, recorded actions.\n"
         f"Measured {made['date']} with worldsim {versions['worldsim']}, torch {versions['torch']}, {made['cpu']}.\n"
