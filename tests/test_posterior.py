@@ -95,3 +95,9 @@ def test_training_with_it_is_another_training_the_same_each_time_and_goes_on_aft
     again = train("killed", "objective.nats=2")
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not all(torch.equal(plain[name], one[name]) for name in plain)
+
+
+def test_less_than_nothing_cannot_be_told() -> None:
+    with pytest.raises(ValueError, match=r"objective\.nats=-1\.0 must be 0, which turns it off, or more"):
+        Objective(nats=-1.0)
+    assert Objective(nats=1.0).nats == 1.0

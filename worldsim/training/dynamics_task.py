@@ -64,7 +64,8 @@ class Objective:
             does not equal one that never was.
         critic: Weight of the opinions of a critic of decoded frames, which is trained beside; see ``worldsim.training.critic``.
         nats: Above 0, frames are made of noise that tells so many nats, on average, of what cannot be foreseen, and rollouts choose one of
-            many futures by it instead of their mean; see ``worldsim.training.posterior``.
+            many futures by it instead of their mean; see ``worldsim.training.posterior``. What draws that noise stays with the training
+            state: training that goes on from a world begins with another.
         sink: First frames of a clip that all others see whatever the window, for rollouts with attention sinks.
         loss_space: What squared errors of latents are taken of: ``clean`` latents, or ``velocity``, which weighs them by
             ``1 / (1 - level) ** 2``, at most 100 (Dreamer 4, Hafner et al. 2025, table 2, has both). At pure noise the two are the same.
@@ -101,6 +102,8 @@ class Objective:
         """Refuse what cannot be trained for."""
         if self.critic and not self.pixel_loss:
             raise ValueError(f"objective.critic={self.critic} looks at decoded frames: set objective.pixel_loss above 0")
+        if self.nats < 0:
+            raise ValueError(f"objective.nats={self.nats} must be 0, which turns it off, or more")
         if self.loss_space not in ("clean", "velocity"):
             raise ValueError(f"objective.loss_space={self.loss_space!r} is unknown: use clean or velocity")
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PRICE = 0.01
-"""Loss for each nat beyond those that are free: so high that hardly any are."""
+"""Loss for each nat beyond those that are free: so high that hardly any are bought."""
 
 CHANGE = 0.5
 """Share of the change since the frame before that noise tells from the first step on: a network that has learned to take no notice of noise
