@@ -93,6 +93,12 @@ def _front(spec: WorldSpec) -> str:
     return f"---\nlicense: {spec.licence.lower()}\nlibrary_name: worldsim\ntags: {tags}\n---\n\n# {spec.name}\n"
 
 
+def _sampling(spec: WorldSpec) -> str:
+    own = spec.sampling
+    temperature = "" if own.temperature == 1 else f" at temperature {own.temperature:g}"
+    return f"{own.steps} denoising steps{temperature}, window of {spec.window} frames, {spec.context_frames} context frames"
+
+
 def _what(world: WorldModel, cost: str) -> str:
     spec, flops = world.spec, frame_flops(world)
     counts = {name: sum(p.numel() for p in getattr(world, name).parameters()) / 1e6 for name in ("tokenizer", "dynamics", "heads")}
@@ -106,7 +112,7 @@ def _what(world: WorldModel, cost: str) -> str:
             "a frame costs",
             f"{flops['total']:.3f} GFLOP: dynamics {flops['dynamics']:.3f}, decoding {flops['decode']:.3f}, heads {flops['heads']:.3f}",
         ],
-        ["sampling", f"{spec.sampling.steps} denoising steps, window of {spec.window} frames, {spec.context_frames} context frames"],
+        ["sampling", _sampling(spec)],
         ["start contexts", str(len(world.contexts))],
         [
             "training data",
