@@ -18,14 +18,12 @@ from common import RESULTS, describe, save
 from numpy.typing import NDArray
 
 from worldsim.datasets.reader import EpisodeReader
+from worldsim.evaluation.drift import driven
 from worldsim.evaluation.report import table
 from worldsim.evaluation.speed import machine_facts
 from worldsim.model import WorldModel
 from worldsim.policies.camera import RoadCamera
-from worldsim.rollout import iterate_actions
 from worldsim.simulator import Simulator
-from worldsim.spaces import to_row
-from worldsim.types import Observation
 
 ROWS = 16
 STRETCHES = ((0, 50), (50, 150), (150, 400))
@@ -34,21 +32,10 @@ BEND = 0.2  # radians
 
 def drive(simulator: Simulator, *, first_seed: int, steps: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Drive ``ROWS`` rows; return their labelled state ``(T, B, S)`` and frames ``(T, B, H, W, 3)``."""
-    spec, all_contexts = simulator.spec, simulator.world.contexts
+    all_contexts, seeds = simulator.world.contexts, np.arange(first_seed, first_seed + ROWS)
     contexts = [all_contexts[i * len(all_contexts) // ROWS] for i in range(ROWS)]
-    seeds = np.arange(first_seed, first_seed + ROWS)
-    state, labels = simulator.begin(contexts, seeds.tolist())
-    policy, newest, begins = RoadCamera(spec.action_space), np.stack([context.frames[-1] for context in contexts]), np.ones(ROWS, np.bool_)
-    states, frames = [], []
-    for _ in range(steps):
-        read = {name: labels[:, i] for i, name in enumerate(spec.state_names)}
-        actions = policy.act(Observation(newest, read, begins, seeds))
-        rows = np.stack([to_row(spec.action_space, action) for action in iterate_actions(spec.action_space, actions)])
-        state, step = simulator.step(state, rows)
-        newest, labels, begins = step.frames, step.state, np.zeros_like(begins)
-        states.append(labels)
-        frames.append(newest)
-    return np.stack(states), np.stack(frames)
+    made = list(driven(simulator, contexts, RoadCamera(simulator.spec.action_space), seeds=seeds, steps=steps))
+    return np.stack([step.state for step in made]), np.stack([step.frames for step in made])
 
 
 def shares(states: NDArray[np.float32], names: tuple[str, ...]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from worldsim.datasets.generate import plan_dataset
 from worldsim.datasets.identity import dataset_hash
 from worldsim.datasets.job import run_job
-from worldsim.datasets.launch import find_launcher
+from worldsim.datasets.launch import find_launcher, processes
 from worldsim.datasets.layout import DatasetError
 from worldsim.datasets.status import read_status
 
@@ -46,6 +46,37 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(__import__("sys").modules, "worldsim.datasets.launch.ray_cluster", None)
     with pytest.raises(DatasetError, match=r"launcher=ray needs the package .*: pip install 'worldsim-gym\[ray\]'"):
         find_launcher("ray")
+
+
+# ---------------------------------------------------------------- processes
+
+
+class ReadyHand:
+    """A worker that has rolled what it is given, and committed it, whenever it is asked."""
+
+    def __init__(self, context: Any, task: Any) -> None:
+        self.pipe, self.held, self.idle = self, list[int](), True
+        self._told = list[tuple[str, Any]]()
+
+    def give(self, number: int, jobs: Any) -> None:
+        self.held.append(number)
+        self.idle = False
+        self._told += [("rolled", number), ("committed", (number, []))]
+
+    def recv(self) -> tuple[str, Any]:
+        return self._told.pop(0) if self._told else ("frames", 0)
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("groups", [1, 3, 4, 5])
+def test_workers_that_are_ready_at_once_share_what_is_left(monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
+    monkeypatch.setattr(processes, "_Hand", ReadyHand)
+    monkeypatch.setattr(processes, "wait", lambda pipes, timeout: pipes)
+    wanted: Any = [[f"job {k}"] for k in range(groups)]
+    done = processes.launch(None, wanted, 2, lambda frames: None, {})  # type: ignore[arg-type]
+    assert sorted(jobs for jobs, _ in done) == sorted(wanted)
 
 
 # ---------------------------------------------------------------- Slurm

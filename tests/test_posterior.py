@@ -14,8 +14,8 @@ from worldsim.clips import LatentEpisodes
 from worldsim.conditioning import Vocabulary
 from worldsim.dit import VideoDiT
 from worldsim.heads import Heads
-from worldsim.training.dynamics_task import DynamicsLoss, DynamicsTask, Objective
-from worldsim.training.posterior import CHANGE, Posterior
+from worldsim.training.dynamics_task import DynamicsLoss, DynamicsTask, Draw, Objective
+from worldsim.training.posterior import CHANGE, PRICE, Posterior
 
 SHAPE = (2, 4, 4)
 FRAMES = 5
@@ -35,37 +35,53 @@ def coins(count: int = 400) -> LatentEpisodes:
     )
 
 
-def imagined(nats: float, *, steps: int = 120, self_context: float = 0.0) -> tuple[Tensor, float]:
-    """Frames ``(N, C, h, w)`` that a network trained on coins makes of plain noise, and the nats that its posterior told at last."""
+def untrained(nats: float, self_context: float = 0.0) -> tuple[DynamicsLoss, DynamicsTask]:
     torch.manual_seed(0)
     dynamics = VideoDiT(latent_shape=SHAPE, action_features=1, width=32, depth=2, heads=2, temporal_every=2, window=2, history=1)
     heads = Heads(tokens=len(dynamics.place), width=32, state_size=0)
     objective = Objective(forcing=0, from_noise=1, skip=1, nats=nats, self_context=self_context, self_rounds=2, reward_loss=0, end_loss=0)
     loss = DynamicsLoss(dynamics, heads, objective)
-    task = DynamicsTask(loss, coins(), Vocabulary(), batch_size=8, clip=FRAMES, frame_size=(8, 8))
-    optimizer, told = torch.optim.Adam(loss.parameters(), 3e-3), 0.0
+    return loss, DynamicsTask(loss, coins(), Vocabulary(), batch_size=8, clip=FRAMES, frame_size=(8, 8))
+
+
+def draw(task: DynamicsTask, step: int) -> Draw:
+    return task.batch(step, torch.Generator().manual_seed(step), torch.device("cpu"))
+
+
+def imagined(nats: float, *, steps: int = 120, self_context: float = 0.0) -> Tensor:
+    """Frames ``(N, C, h, w)`` that a network trained on coins makes of plain noise."""
+    loss, task = untrained(nats, self_context)
+    optimizer = torch.optim.Adam(loss.parameters(), 3e-3)
     for step in range(steps):
-        value, logs = loss(task.batch(step, torch.Generator().manual_seed(step), torch.device("cpu")))
+        value, _ = loss(draw(task, step))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-        told = float(logs.get("nats", torch.zeros(())))
-    draw = task.batch(steps, torch.Generator().manual_seed(steps), torch.device("cpu"))
+    last = draw(task, steps)
     with torch.no_grad():
-        made = loss.streams(draw, draw.clip.latents, draw.noise).latents[:, FRAMES:]  # (B, F - skip, C, h, w)
-    return made.flatten(0, 1), told
+        made = loss.streams(last, last.clip.latents, last.noise).latents[:, FRAMES:]  # (B, F - skip, C, h, w)
+    return made.flatten(0, 1)
 
 
 @pytest.mark.parametrize("self_context", [0.0, 0.5])
 def test_a_world_that_is_told_of_coins_throws_one_and_one_that_is_not_gives_the_mean(self_context: float) -> None:
-    mean, nothing = imagined(0.0, self_context=self_context)
-    chosen, told = imagined(2.0, self_context=self_context)
-    sides = chosen.mean((1, 2, 3))
-    assert nothing == 0
-    assert told > 0.5
+    mean = imagined(0.0, self_context=self_context)
+    sides = imagined(2.0, self_context=self_context).mean((1, 2, 3))
     assert float(mean.abs().mean()) < 0.4
     assert float(sides.abs().mean()) > 0.7
     assert 0.2 < float((sides > 0).float().mean()) < 0.8
+
+
+def test_nats_are_free_up_to_the_limit_and_cost_beyond_it() -> None:
+    losses = {}
+    for nats in (1.0, 2.0, 1e6):
+        loss, task = untrained(nats)
+        losses[nats], logs = loss(draw(task, 0))
+    told = float(logs["nats"])
+    assert told > 2
+    assert float((losses[1.0] - losses[2.0]).detach()) == pytest.approx(PRICE, rel=1e-3)
+    assert float(losses[1.0] - losses[1e6]) == pytest.approx(PRICE * (told - 1), rel=1e-3)
+    assert "nats" not in untrained(0.0)[0](draw(task, 0))[1]
 
 
 def test_noise_tells_of_the_change_and_is_charged_for_it() -> None:
@@ -97,7 +113,8 @@ def test_training_with_it_is_another_training_the_same_each_time_and_goes_on_aft
     assert not all(torch.equal(plain[name], one[name]) for name in plain)
 
 
-def test_less_than_nothing_cannot_be_told() -> None:
-    with pytest.raises(ValueError, match=r"objective\.nats=-1\.0 must be 0, which turns it off, or more"):
-        Objective(nats=-1.0)
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
+def test_less_than_nothing_and_no_number_cannot_be_told(wrong: float) -> None:
+    with pytest.raises(ValueError, match=rf"objective\.nats={wrong} must be 0, which turns it off, or more"):
+        Objective(nats=wrong)
     assert Objective(nats=1.0).nats == 1.0

@@ -36,7 +36,7 @@ def launch(task: Task, groups: Sequence[Group], workers: int, on_step: Callable[
     hands = [_Hand(context, task) for _ in range(min(workers, len(groups)))]
     try:
         while waiting or any(hand.held for hand in hands):
-            for hand in [hand for hand in hands if hand.idle and waiting]:
+            for hand in [hand for hand in hands if hand.idle][: len(waiting)]:
                 hand.give(number := waiting.popleft(), groups[number])
             for hand in [hand for hand in hands if hand.pipe in wait([hand.pipe for hand in hands], 0.2)]:
                 try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from worldsim.contexts import Context
 from worldsim.evaluation.judge import Judge, clips_of
 from worldsim.rollout import iterate_actions
-from worldsim.simulator import Simulator
+from worldsim.simulator import Simulator, Step
 from worldsim.spaces import to_row
 from worldsim.types import Observation, Policy
 
@@ -60,30 +60,41 @@ class Drive:
     shown: dict[int, NDArray[np.uint8]]
 
 
-def drive(simulator: Simulator, contexts: Sequence[Context], policy: Policy, judge: Judge, *, steps: int) -> Drive:
-    """Drive one row a context for ``steps`` steps; endings are ignored: what is measured is whether frames last.
+def driven(simulator: Simulator, contexts: Sequence[Context], policy: Policy, *, seeds: NDArray[np.int64], steps: int) -> Iterator[Step]:
+    """Give the ``steps`` steps of one row a context that a policy drives by what it sees; endings are ignored.
 
-    Row b has the seed b, for its noise and for the policy.
+    Args:
+        simulator: Runs the world.
+        contexts: Where the B rows start.
+        policy: Drives them.
+        seeds: ``(B,)``, for the noise of each row and for the policy.
+        steps: Steps of each row.
     """
-    spec, seeds = simulator.spec, np.arange(len(contexts), dtype=np.int64)
+    spec = simulator.spec
     state, labels = simulator.begin(contexts, seeds.tolist())
-    newest = np.stack([context.frames[-1] for context in contexts])
-    wanted = {*SHOWN, steps}
-    shown, first = {0: newest}, np.ones(len(contexts), np.bool_)
-    recent = [
-        np.stack([context.frames[-min(k, len(context.frames))] for context in contexts]) for k in range(judge.sight.frames - 1, 0, -1)
-    ]
-    outside, finite = list[NDArray[np.bool_]](), list[NDArray[np.bool_]]()
-    for t in range(1, steps + 1):
+    newest, first = np.stack([context.frames[-1] for context in contexts]), np.ones(len(contexts), np.bool_)
+    for _ in range(steps):
         read = {name: labels[:, i] for i, name in enumerate(spec.state_names)}
         actions = policy.act(Observation(newest, read, first, seeds))
         rows = np.stack([to_row(spec.action_space, action) for action in iterate_actions(spec.action_space, actions)])
         state, step = simulator.step(state, rows)
         newest, labels, first = step.frames, step.state, np.zeros_like(first)
-        recent.append(newest)
+        yield step
+
+
+def drive(simulator: Simulator, contexts: Sequence[Context], policy: Policy, judge: Judge, *, steps: int) -> Drive:
+    """Drive one row a context for ``steps`` steps, and judge them: what is measured is whether frames last. Row b has the seed b."""
+    wanted = {*SHOWN, steps}
+    shown = {0: np.stack([context.frames[-1] for context in contexts])}
+    recent = [
+        np.stack([context.frames[-min(k, len(context.frames))] for context in contexts]) for k in range(judge.sight.frames - 1, 0, -1)
+    ]
+    outside, finite = list[NDArray[np.bool_]](), list[NDArray[np.bool_]]()
+    for t, step in enumerate(driven(simulator, contexts, policy, seeds=np.arange(len(contexts)), steps=steps), start=1):
+        recent.append(step.frames)
         finite.append(step.finite)
         if t in wanted:
-            shown[t] = newest
+            shown[t] = step.frames
         if len(finite) == _CHUNK or t == steps:
             outside.append(_judge(judge, np.stack(recent, axis=1)) | ~np.stack(finite, axis=1)[..., None])
             recent, finite = recent[len(finite) :], []

@@ -7,6 +7,7 @@ rollout uses, in one forward.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +103,7 @@ class Objective:
         """Refuse what cannot be trained for."""
         if self.critic and not self.pixel_loss:
             raise ValueError(f"objective.critic={self.critic} looks at decoded frames: set objective.pixel_loss above 0")
-        if self.nats < 0:
+        if not 0 <= self.nats < math.inf:
             raise ValueError(f"objective.nats={self.nats} must be 0, which turns it off, or more")
         if self.loss_space not in ("clean", "velocity"):
             raise ValueError(f"objective.loss_space={self.loss_space!r} is unknown: use clean or velocity")
@@ -204,8 +205,8 @@ class DynamicsLoss(nn.Module):
             return draw.noise, torch.zeros_like(draw.level)
         skip, clip = self.objective.skip, draw.clip
         past = stack_history(context, self.dynamics.config.history)[:, skip:]  # (B, F - skip, H*C, h, w)
-        noise, nats = self.posterior(clip.latents[:, skip:], past, clip.actions[:, skip:], draw.noise)  # as above
-        return noise, nats
+        made: tuple[Tensor, Tensor] = self.posterior(clip.latents[:, skip:], past, clip.actions[:, skip:], draw.noise)
+        return made
 
     @torch.no_grad()
     def own_context(self, draw: Draw) -> Tensor:

@@ -37,8 +37,7 @@ class Posterior(nn.Module):
         self.last = nn.Conv2d(width, 2 * channels, 3, padding=1)
         self.change = nn.Parameter(torch.full((channels, 1, 1), CHANGE))
         nn.init.zeros_(self.last.weight)
-        if self.last.bias is not None:
-            nn.init.zeros_(self.last.bias)
+        nn.init.zeros_(self.last.get_parameter("bias"))
 
     def forward(self, truth: Tensor, past: Tensor, actions: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draw noise, and say what it tells.
