@@ -76,7 +76,7 @@ def test_workers_that_are_ready_at_once_share_what_is_left(monkeypatch: pytest.M
     monkeypatch.setattr(processes, "wait", lambda pipes, timeout: pipes)
     wanted: Any = [[f"job {k}"] for k in range(groups)]
     done = processes.launch(None, wanted, 2, lambda frames: None, {})  # type: ignore[arg-type]
-    assert sorted(jobs for jobs, _ in done) == sorted(wanted)
+    assert sorted(str(jobs) for jobs, _ in done) == sorted(map(str, wanted))
 
 
 # ---------------------------------------------------------------- Slurm

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldsim.tokenizer import FrameAutoencoder, ResidualBlock
+from worldsim.tokenizer import FrameAutoencoder, Grain, ResidualBlock
 
 Operation = Callable[[Tensor], Tensor]
 
@@ -25,7 +25,8 @@ class StreamingDecoder:
     """
 
     def __init__(self, tokenizer: FrameAutoencoder, *, dtype: torch.dtype = torch.float32) -> None:
-        self._operations = [_operation(layer, dtype) for layer in tokenizer.decoder]
+        layers = tokenizer.decoder if tokenizer.add_grain is None else [tokenizer.add_grain, *tokenizer.decoder]
+        self._operations = [_operation(layer, dtype) for layer in layers]
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Map latents ``(N, C, h, w)`` of the type to frames ``(N, 3, H, W)``, which are the caller's to write into."""
@@ -44,6 +45,8 @@ def _operation(layer: nn.Module, dtype: torch.dtype) -> Operation:
         return partial(F.silu, inplace=True)
     if isinstance(layer, nn.PixelShuffle):
         return partial(F.pixel_shuffle, upscale_factor=layer.upscale_factor)
+    if isinstance(layer, Grain):
+        return partial(torch.add, (layer.strength * layer.noise).detach().to(dtype))
     assert isinstance(layer, nn.Conv2d | nn.GroupNorm), layer
     assert layer.bias is not None
     weight, bias = (one.detach().to(dtype, copy=True) for one in (layer.weight, layer.bias))

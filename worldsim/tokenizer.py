@@ -65,6 +65,25 @@ def _decoder(latent_channels: int, widths: Sequence[int], blocks: Sequence[int])
     return nn.Sequential(*layers, nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], 12, 3, padding=1), nn.PixelShuffle(2))
 
 
+class Grain(nn.Module):
+    """Noise that is always the same at the same place of a frame: what a decoder makes of it differs from place to place.
+
+    Args:
+        shape: ``(C, h, w)`` of latents.
+    """
+
+    noise: Tensor
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.register_buffer("noise", torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+        self.strength = nn.Parameter(torch.zeros(shape[0], 1, 1))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Add it to latents ``(N, C, h, w)``."""
+        return latents + self.strength * self.noise  # (N, C, h, w)
+
+
 class FrameAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Convolutional per-frame autoencoder whose latents are batch-normalised, so unit variance is built in.
 
@@ -79,6 +98,7 @@ class FrameAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         encoder_blocks: Residual blocks at each of these sizes on the way in.
         decoder_blocks: The same on the way out: the part that every imagined frame pays for.
         latent_noise: Standard deviation of the noise added to latents in training.
+        grain: Whether the decoder is given ``Grain`` to make detail of, see ``worldsim train decoder``.
     """
 
     @register_to_config
@@ -91,6 +111,7 @@ class FrameAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         encoder_blocks: Sequence[int] = (2, 2, 2),
         decoder_blocks: Sequence[int] = (1, 1, 1),
         latent_noise: float = 0.1,
+        grain: bool = False,
     ) -> None:
         super().__init__()
         factor = 2 ** len(widths)
@@ -103,6 +124,7 @@ class FrameAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.encoder = _encoder(latent_channels, widths, encoder_blocks)
         self.normalise = nn.BatchNorm2d(latent_channels, affine=False, momentum=0.02)
         self.decoder = _decoder(latent_channels, widths, decoder_blocks)
+        self.add_grain = Grain(self.latent_shape) if grain else None
 
     def encode(self, frames: Tensor) -> Tensor:
         """Map frames ``(N, 3, H, W)`` in [-1, 1] to latents ``(N, C, h, w)``."""
@@ -110,7 +132,7 @@ class FrameAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def decode(self, latents: Tensor) -> Tensor:
         """Map latents ``(N, C, h, w)`` to frames ``(N, 3, H, W)``, about [-1, 1], not clamped."""
-        return self.decoder(latents)  # (N, 3, H, W)
+        return self.decoder(latents if self.add_grain is None else self.add_grain(latents))  # (N, 3, H, W)
 
 
 class DiffusersTokenizer(nn.Module):

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import load_file
 from torch import Tensor
 
-from worldsim.checkpoint import content_hash, resolve, save_component
+from worldsim.checkpoint import resolve, save_component
 from worldsim.evaluation.figures import episode_name
 from worldsim.evaluation.openloop import Segment, cut_segments, log_error
 from worldsim.evaluation.scores import area_under_curve
-from worldsim.files import save_tensors
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
+from worldsim.training.rollouts import Kept, roll_out
 from worldsim.training.run import check_counts, open_data, seeded
 from worldsim.uncertainty import NAME, ErrorHead, likelihood_loss
 
@@ -55,16 +50,18 @@ def train_uncertainty(cfg: DictConfig) -> float:
     segments = cut_segments(store, split="train", limit=cfg.segments, **cut)
     kept = calibrating(segments)
     heldout = cut_segments(store, split="heldout", limit=max(1, cfg.segments // 5), **cut) if store.split("heldout") else []
-    done = _Done(Path(cfg.out) / _key(cfg, store.info.fingerprint))
-    errors = _gather(world, [segments[:kept], segments[kept:], heldout], cfg, done)
-    head = fit(errors[0], steps=cfg.steps, batch_size=cfg.batch_size, lr=cfg.lr, seed=cfg.seed)
-    if segments[kept:]:
-        calibrate(head, errors[1])
+    done = Kept(cfg, store.info.fingerprint, ("segments", "per_episode", "context", "horizon", "every", "batch", "seed"))
+    parts = [segments[:kept], segments[kept:], heldout]
+    learned, spared, unseen = roll_out(world, parts, partial(_roll, every=cfg.every), batch=cfg.batch, kept=done)
+    head = fit(Errors(**learned), steps=cfg.steps, batch_size=cfg.batch_size, lr=cfg.lr, seed=cfg.seed)
+    if spared:
+        calibrate(head, Errors(**spared))
     quality = float("nan")
-    if heldout:
-        quality = rank(head, errors[2])
-        foretold, found = float(chances(head, errors[2]).mean()), float((errors[2].error > head.threshold).float().mean())
-        print(f"area under the ROC curve for errors above the 90th percentile: {quality:.3f} over {len(errors[2].error):,} held-out frames")
+    if unseen:
+        errors = Errors(**unseen)
+        quality = rank(head, errors)
+        foretold, found = float(chances(head, errors).mean()), float((errors.error > head.threshold).float().mean())
+        print(f"area under the ROC curve for errors above the 90th percentile: {quality:.3f} over {len(errors.error):,} held-out frames")
         print(f"high errors among them: {foretold:.1%} foretold, {found:.1%} found")
     save_component(head, folder / NAME)
     done.forget()
@@ -80,69 +77,17 @@ def calibrating(segments: Sequence[Segment]) -> int:
     return next((i for i, name in enumerate(names) if name in kept), len(segments))
 
 
-class _Done:
-    """Batches of rollouts on disk, so that training that is killed rolls none out again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def read(self, number: int) -> Errors | None:
-        """Return what was kept by this number."""
-        file = self._file(number)
-        return Errors(**load_file(file)) if file.exists() else None
-
-    def keep(self, number: int, errors: Errors) -> None:
-        """Write it down."""
-        save_tensors(vars(errors), self._file(number))
-
-    def forget(self) -> None:
-        """Remove all."""
-        shutil.rmtree(self.folder)
-
-    def _file(self, number: int) -> Path:
-        return self.folder / f"{number:05d}.safetensors"
-
-
-def _key(cfg: DictConfig, fingerprint: str) -> str:
-    """Name what rollouts depend on: the world's files, the data and how they are cut."""
-    settings = {name: cfg[name] for name in ("segments", "per_episode", "context", "horizon", "every", "batch", "seed")}
-    told = json.dumps([content_hash(resolve(cfg.world)), fingerprint, settings])
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
-
-
-def _gather(world: WorldModel, parts: Sequence[Sequence[Segment]], cfg: DictConfig, done: _Done) -> list[Errors]:
-    """Roll out several lists of segments, ``cfg.batch`` together, and say how it goes."""
-    simulator, found = Simulator(world, in_place=True), [list[Errors]() for _ in parts]
-    total, count, fresh, begun = sum(map(len, parts)), 0, 0, time.monotonic()
-    batches = [(kept, part[i : i + cfg.batch]) for kept, part in zip(found, parts, strict=True) for i in range(0, len(part), cfg.batch)]
-    for number, (kept, batch) in enumerate(batches):
-        errors = done.read(number)
-        if errors is None:
-            errors, fresh = _join(list(_roll(simulator, batch, cfg.every))), fresh + len(batch)
-            done.keep(number, errors)
-        kept.append(errors)
-        count += len(batch)
-        left = (time.monotonic() - begun) / max(fresh, 1) * (total - count)
-        print(f"rolled out {count}/{total} segments, {left:.0f} s left", flush=True)
-    return [_join(kept) for kept in found]
-
-
-def _join(parts: Sequence[Errors]) -> Errors:
-    """Lay parts end to end; nothing of none."""
-    if not parts:
-        return Errors(torch.zeros(0, 0, 0), torch.zeros(0))
-    return Errors(torch.cat([one.hidden for one in parts]), torch.cat([one.error for one in parts]))
-
-
-def _roll(simulator: Simulator, segments: Sequence[Segment], every: int) -> Iterator[Errors]:
+def _roll(simulator: Simulator, segments: Sequence[Segment], *, every: int) -> dict[str, Tensor]:
     """Roll segments out with their recorded actions beside what happened; keep the first 8 steps and then every so many."""
     state = simulator.start([segment.context for segment in segments], [segment.seed for segment in segments])
+    hidden, error = list[Tensor](), list[Tensor]()
     for t in range(len(segments[0].actions)):
         state, step = simulator.step(state, np.stack([segment.actions[t] for segment in segments]))
         if t < 8 or t % every == 0:
             truth = np.stack([segment.frames[t] for segment in segments])
-            yield Errors(step.hidden.cpu().half(), torch.from_numpy(log_error(truth, step.frames)))
+            hidden.append(step.hidden.cpu().half())
+            error.append(torch.from_numpy(log_error(truth, step.frames)))
+    return {"hidden": torch.cat(hidden), "error": torch.cat(error)}
 
 
 def fit(data: Errors, *, steps: int, batch_size: int, lr: float, seed: int) -> ErrorHead:
