@@ -77,7 +77,7 @@ class Grain(nn.Module):
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.register_buffer("noise", torch.randn(shape, generator=torch.Generator().manual_seed(0)))
-        self.strength = nn.Parameter(torch.zeros(shape[0], 1, 1))
+        self.strength = nn.Parameter(torch.full((shape[0], 1, 1), 0.2))
 
     def forward(self, latents: Tensor) -> Tensor:
         """Add it to latents ``(N, C, h, w)``."""

@@ -71,7 +71,7 @@ def _check(cfg: DictConfig) -> None:
 
 
 def with_grain(tokenizer: FrameAutoencoder) -> FrameAutoencoder:
-    """Return a copy of a tokenizer that is given ``Grain``, of no strength yet where it had none."""
+    """Return a copy of a tokenizer that is given ``Grain``, and hardly shows it yet where it had none."""
     config: Any = tokenizer.config
     if config.grain:
         return copy.deepcopy(tokenizer)
@@ -79,7 +79,7 @@ def with_grain(tokenizer: FrameAutoencoder) -> FrameAutoencoder:
     grained: FrameAutoencoder = made.to(next(tokenizer.parameters()).device).eval()
     assert grained.add_grain is not None
     fresh = {f"add_grain.{name}": value for name, value in grained.add_grain.state_dict().items()}
-    grained.load_state_dict({**tokenizer.state_dict(), **fresh})
+    grained.load_state_dict(tokenizer.state_dict() | fresh)
     return grained
 
 

@@ -50,6 +50,7 @@ class DecoderLoss(nn.Module):
     Imagined latents are means over what cannot be foreseen, and decode to plain surfaces. Here the ``Texture`` of their frames, and of
     decoded real ones, is held to that of the real frames of the same steps, by squared error. Beyond that, decoded real frames are held to
     the real ones, and imagined ones to those of the old decoder up to details smaller than ``coarse`` pixels, so colours and shapes stay.
+    The same pattern in the cells of all latents, the easiest way to have texture, is held to nothing: ``Grain`` tells cells apart.
     Latents do not change, and so neither does what the world imagines.
 
     Args:
@@ -77,15 +78,23 @@ class DecoderLoss(nn.Module):
         """Map a batch to the loss and logs."""
         with torch.no_grad():
             latents = self.autoencoder.encode(batch.frames) + self.autoencoder.latent_noise * batch.noise  # (2 N, C, h, w)
-            wanted = F.avg_pool2d(self.old.decode(batch.made), self.coarse)  # (2 N, 3, H', W')
+            before = self.old.decode(batch.made)  # (2 N, 3, H, W)
             detail = self.texture(_pairs(batch.frames))  # (N, F)
         decoded = self.autoencoder.decode(torch.cat((latents, batch.made))).float()  # (4 N, 3, H, W)
         seen, made = decoded.chunk(2)  # each (2 N, 3, H, W)
         kept = (seen - batch.frames).square().mean()
-        held = (F.avg_pool2d(made, self.coarse) - wanted).square().mean()
+        change = made - before  # (2 N, 3, H, W)
+        held = F.avg_pool2d(change, self.coarse).square().mean()
+        repeated = self.repeated(change).square().mean()
         shown, imagined = ((found - detail).square().mean() for found in self.texture(_pairs(decoded)).chunk(2))
         logs = {"psnr": 10 * torch.log10(4 / kept.detach()), "shown": shown.detach(), "imagined": imagined.detach()}
-        return kept + held + self.weight * (shown + imagined), logs
+        logs["repeated"] = repeated.detach()
+        return kept + held + repeated + self.weight * (shown + imagined), logs
+
+    def repeated(self, change: Tensor) -> Tensor:
+        """Return what ``(2 N, 3, H, W)`` has in common in the pixels of all latents' cells, c by c pixels each: ``(2 N, 3, c, c)``."""
+        _, rows, columns = self.autoencoder.latent_shape
+        return change.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).mean((2, 4))  # (2 N, 3, c, c)
 
 
 def _pairs(frames: Tensor) -> Tensor:
