@@ -206,3 +206,30 @@ def test_settings_out_of_range_are_refused(endless_path: Path, data: Path, tmp_p
     with pytest.raises(ValueError, match=message):
         train(endless_path, data, tmp_path / "run", change)
     assert not (tmp_path / "run").exists()
+
+
+def test_data_without_held_out_episodes_are_refused(endless_path: Path, tmp_path: Path) -> None:
+    space = WorldModel.from_pretrained(endless_path).spec.action_space
+    write_dataset(tmp_path / "one", [episode(0)], name="toy", fps=25.0, action_space=space, state_names=("a", "b"))
+    with pytest.raises(ValueError, match="has no held-out episode to measure on: record at least two episodes"):
+        train(endless_path, tmp_path / "one", tmp_path / "run")
+
+
+def test_training_that_is_killed_goes_on_to_the_same_decoder(
+    endless_path: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(endless_path, data, tmp_path / "whole", "loop.save_every=1")
+    forward, calls = DecoderLoss.forward, [0]
+
+    def killed(self: DecoderLoss, batch: DecoderBatch) -> Any:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return forward(self, batch)
+
+    monkeypatch.setattr(DecoderLoss, "forward", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(endless_path, data, tmp_path / "cut", "loop.save_every=1")
+    resumed = train(endless_path, data, tmp_path / "cut", "loop.save_every=1")
+    assert calls[0] == 4
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())

@@ -36,13 +36,15 @@ def train_decoder(cfg: DictConfig) -> None:
     """
     _check(cfg)
     store, folder = open_data(cfg), Path(cfg.out)
+    if not store.split("heldout"):
+        raise ValueError(f"dataset {cfg.data.path} has no held-out episode to measure on: record at least two episodes")
     world = WorldModel.from_pretrained(cfg.world, device=processes().device)
     side = min(world.spec.frame_size)
     if cfg.coarse > side:
         raise ValueError(f"coarse={cfg.coarse} must be at most the frames' shorter side, {side} pixels")
     cut: dict[str, Any] = {"context": cfg.context, "horizon": cfg.horizon, "per_episode": cfg.per_episode, "seed": cfg.seed}
     segments = cut_segments(store, split="train", limit=cfg.segments, **cut)
-    unseen = cut_segments(store, split="heldout" if store.split("heldout") else "train", limit=max(1, cfg.segments // 10), **cut)
+    unseen = cut_segments(store, split="heldout", limit=max(1, cfg.segments // 10), **cut)
     with processes().main_process_first():  # who comes second finds the rollouts made
         kept = Kept(cfg, store.info.fingerprint, SETTINGS)
         rolled = roll_out(world, [segments, unseen], _roll, batch=cfg.batch, kept=kept)

@@ -36,12 +36,13 @@ class Texture(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map ``(N, K, H, W)`` in [-1, 1] to ``(N, F)`` natural logarithms."""
-        found, shown = list[Tensor](), frames
-        for filters in self.filters:
-            if min(shown.shape[-2:]) < filters.shape[-1]:
-                break
-            energy = F.conv2d(shown, filters).square()  # (N, filters, H', W')
-            side = min(self.window, *energy.shape[-2:])
-            found.append(F.avg_pool2d(energy, side, max(1, side // 2)).flatten(1))  # (N, F')
-            shown = F.avg_pool2d(shown, 2)  # (N, K, H / 2, W / 2)
+        found, shown = list[Tensor](), frames.float()
+        with torch.autocast(frames.device.type, enabled=False):  # faint detail is lost in half precision
+            for filters in self.filters:
+                if min(shown.shape[-2:]) < filters.shape[-1]:
+                    break
+                energy = F.conv2d(shown, filters).square()  # (N, filters, H', W')
+                side = min(self.window, *energy.shape[-2:])
+                found.append(F.avg_pool2d(energy, side, max(1, side // 2)).flatten(1))  # (N, F')
+                shown = F.avg_pool2d(shown, 2)  # (N, K, H / 2, W / 2)
         return (FLOOR + torch.cat(found, dim=1)).log()  # (N, F)
