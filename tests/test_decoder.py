@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 from test_uncertainty import _episode as episode
 from torch import nn
 
@@ -24,6 +27,7 @@ from worldsim.training.decoder_task import DecoderBatch, DecoderLoss, DecoderTas
 from worldsim.training.optimizers import build_optimizer
 from worldsim.training.texture import FLOOR, Texture
 from worldsim.training.tokenizer_task import reconstruct
+from worldsim.training.uncertainty import train_uncertainty
 
 MakeWorld = Callable[..., WorldModel]
 SIZE = (16, 16)
@@ -233,3 +237,18 @@ def test_training_that_is_killed_goes_on_to_the_same_decoder(
     resumed = train(endless_path, data, tmp_path / "cut", "loop.save_every=1")
     assert calls[0] == 4
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize(("command", "run"), [("train_decoder", train_decoder), ("train_uncertainty", train_uncertainty)])
+def test_data_of_other_actions_are_refused(endless_path: Path, tmp_path: Path, command: str, run: Callable[[DictConfig], object]) -> None:
+    steps = [episode(seed) for seed in range(4)]
+    others = [replace(one, actions=np.zeros(len(one), np.int64)) for one in steps]
+    write_dataset(tmp_path / "other", others, name="other", fps=25.0, action_space=spaces.Discrete(2), state_names=("a", "b"))
+    with pytest.raises(
+        ValueError, match=r"dataset 'other' has actions Discrete\(2\), world 'tiny' takes Box\(.*: use data of its own source"
+    ):
+        run(
+            compose(
+                command, [f"world={endless_path}", f"data.path={tmp_path / 'other'}", f"out={tmp_path / 'run'}", "context=4", "horizon=5"]
+            )
+        )

@@ -15,6 +15,7 @@ from worldsim.contexts import Context
 from worldsim.episode import Episode
 from worldsim.labeller import SEGMENTATION
 from worldsim.simulator import Simulator
+from worldsim.spec import WorldSpec
 from worldsim.types import EpisodeStore
 
 
@@ -58,6 +59,21 @@ class Rollouts:
     state: NDArray[np.float32]
     uncertainty: NDArray[np.float32]
     segmentation: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 0, 0), np.uint8))
+
+
+def check_fit(spec: WorldSpec, store: EpisodeStore) -> None:
+    """Refuse a dataset whose episodes a world cannot imagine.
+
+    Raises:
+        ValueError: Its frames have another size, or its actions are others.
+    """
+    info = store.info
+    if tuple(info.frame_size) != tuple(spec.frame_size):
+        theirs, mine = ("x".join(map(str, size)) for size in (info.frame_size, spec.frame_size))
+        raise ValueError(f"dataset {info.name!r} has frames of {theirs}, world {spec.name!r} makes {mine}: record some of that size")
+    if info.action_space != spec.action_space:
+        told = f"dataset {info.name!r} has actions {info.action_space}, world {spec.name!r} takes {spec.action_space}"
+        raise ValueError(f"{told}: use data of its own source")
 
 
 def cut_segments(

@@ -22,7 +22,7 @@ from worldsim.evaluation.inverse import AFTER
 from worldsim.evaluation.judge import Judge
 from worldsim.evaluation.labels import labels
 from worldsim.evaluation.memory import memory
-from worldsim.evaluation.openloop import Segment, cut_segments, imagine, longest_horizon, other_actions, real
+from worldsim.evaluation.openloop import Segment, check_fit, cut_segments, imagine, longest_horizon, other_actions, real
 from worldsim.evaluation.report import model_card, record_quality
 from worldsim.evaluation.speed import machine_facts
 from worldsim.evaluation.suite import Judges, Long, Protocol, Stopwatch, Suite, train_judges
@@ -89,7 +89,7 @@ def evaluate(
     Raises:
         ValueError: World and dataset do not fit each other, or no episode is long enough.
     """
-    _check_fit(world, store)
+    check_fit(world.spec, store)
     _say_of_labels(world, store, say)
     suite, watch, simulator = suite or Suite(), Stopwatch(), Simulator(world, sampling=sampling)
     cut = {name: getattr(protocol, name) for name in ("split", "context", "horizon", "per_episode", "seed")}
@@ -210,16 +210,6 @@ def write(folder: Path, report: dict[str, Any], evidence: Evidence) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (folder / "report.md").write_text(to_markdown(report) + shown(draw(folder, report, evidence)), encoding="utf-8")
-
-
-def _check_fit(world: WorldModel, store: EpisodeStore) -> None:
-    info, spec = store.info, world.spec
-    if tuple(info.frame_size) != tuple(spec.frame_size):
-        theirs, mine = ("x".join(map(str, size)) for size in (info.frame_size, spec.frame_size))
-        raise ValueError(f"dataset {info.name!r} has frames of {theirs}, world {spec.name!r} makes {mine}: record some of that size")
-    if info.action_space != spec.action_space:
-        way_out = "evaluate it on data of its own source"
-        raise ValueError(f"dataset {info.name!r} has actions {info.action_space}, world {spec.name!r} takes {spec.action_space}: {way_out}")
 
 
 def _say_of_labels(world: WorldModel, store: EpisodeStore, say: Callable[[str], None]) -> None:

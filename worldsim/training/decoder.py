@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from worldsim.evaluation.openloop import Segment, cut_segments, psnr, real
+from worldsim.evaluation.openloop import Segment, check_fit, cut_segments, psnr, real
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
 from worldsim.tokenizer import FrameAutoencoder, to_uint8
@@ -39,6 +39,7 @@ def train_decoder(cfg: DictConfig) -> None:
     if not store.split("heldout"):
         raise ValueError(f"dataset {cfg.data.path} has no held-out episode to measure on: record at least two episodes")
     world = WorldModel.from_pretrained(cfg.world, device=processes().device)
+    check_fit(world.spec, store)
     side = min(world.spec.frame_size)
     if cfg.coarse > side:
         raise ValueError(f"coarse={cfg.coarse} must be at most the frames' shorter side, {side} pixels")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worldsim.checkpoint import resolve, save_component
 from worldsim.evaluation.figures import episode_name
-from worldsim.evaluation.openloop import Segment, cut_segments, log_error
+from worldsim.evaluation.openloop import Segment, check_fit, cut_segments, log_error
 from worldsim.evaluation.scores import area_under_curve
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
@@ -46,6 +46,7 @@ def train_uncertainty(cfg: DictConfig) -> float:
     check_counts(cfg, "segments", "per_episode", "context", "horizon", "every", "batch", "steps", "batch_size")
     folder, store = resolve(cfg.world), open_data(cfg)
     world = WorldModel.from_pretrained(cfg.world, device=cfg.device or "cpu")
+    check_fit(world.spec, store)
     cut: dict[str, Any] = {"context": cfg.context, "horizon": cfg.horizon, "per_episode": cfg.per_episode, "seed": cfg.seed}
     segments = cut_segments(store, split="train", limit=cfg.segments, **cut)
     kept = calibrating(segments)
