@@ -29,6 +29,7 @@ class Segment:
         frames: ``(T, H, W, 3)`` real frames after each action.
         rewards: ``(T,)``.
         state: ``(T, S)``.
+        terminated: ``(T,)`` bool, whether the step ended the episode.
         seed: For the rollout's noise.
         segmentation: ``(1 + T, H, W)`` true class of each pixel, of the last context frame and of ``frames``; None where there is none.
     """
@@ -38,6 +39,7 @@ class Segment:
     frames: NDArray[np.uint8]
     rewards: NDArray[np.float32]
     state: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
     seed: int
     segmentation: NDArray[np.uint8] | None = None
 
@@ -107,6 +109,7 @@ def cut_segment(episode: Episode, start: int, context: int, horizon: int, *, see
         frames=episode.frames[now + 1 : now + 1 + horizon].copy(),
         rewards=episode.rewards[now : now + horizon],
         state=episode.state[now + 1 : now + 1 + horizon],
+        terminated=episode.terminated[now : now + horizon],
         seed=seed,
         segmentation=episode.labels[SEGMENTATION][now : now + 1 + horizon] if SEGMENTATION in episode.labels else None,
     )
