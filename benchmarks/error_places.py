@@ -5,8 +5,8 @@ python benchmarks/error_places.py --world carracing-nano --data data/carracing.w
 CarRacing is seen from straight above, so all but the car and the panel moves as one rigid picture. Its motion between successive real
 frames is found by least squares on their pixels (Lucas and Kanade 1981, here with Adam), and composed from the last context frame on.
 That tells which pixels show what the context's last frame had shown, and what a frame would be like if these were carried along exactly.
-Likewise, imagined frames are moved to where they fit the real ones best: what is gained so was an error of place, or at most that, for three
-numbers are fitted to each frame.
+Likewise, imagined frames are moved to where they fit the real ones best: what is gained so was an error of place, or at most that, for
+three numbers are fitted to each frame.
 """
 
 from __future__ import annotations
