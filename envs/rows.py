@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import inf, isfinite, log
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,7 @@ class Rows:
         self.model, self.device = model, model.device
         self.spec, self.horizon, self.fingerprint = model.spec, horizon, model.fingerprint
         self.starts = Starts(model, context=context, conditioning=conditioning)
+        self.end_logit = log(self.spec.end_threshold / (1 - self.spec.end_threshold))
         self.latent = observation == "latent"
         self.space = _space(model, latent=self.latent)
         self.state: State | None = None
@@ -236,7 +237,7 @@ class Rows:
         columns = slice(REWARD, STATE + len(self.state_names))
         told, read = made.readout[:, columns], made.readout.tolist()  # (B, 1 + S); of (B, 4 + S), the one wait for the device
         finite = [isfinite(sum(row[:-1])) for row in read]
-        ended = [known and row[END] > 0 for known, row in zip(finite, read, strict=True)]
+        ended = [known and row[END] > self.end_logit for known, row in zip(finite, read, strict=True)]
         self.elapsed = [count + 1 for count in self.elapsed]
         read = [row[columns] for row in read]
         if not all(finite):

@@ -249,6 +249,14 @@ def test_the_end_head_terminates(save: Any) -> None:
     assert "truncation_reason" not in info
 
 
+def test_it_does_so_above_the_threshold_of_the_world(save: Any) -> None:
+    """An end that is foretold with some 0.1 is none for a world that asks for 0.5, and one for a world that asks for 0.001."""
+    for threshold, ends in ((0.5, False), (0.001, True)):
+        env = WorldSimEnv(save(end_logit=-2.2, end_threshold=threshold))
+        env.reset(seed=0)
+        assert env.step(np.zeros(3))[2] is ends
+
+
 def test_nan_truncates_and_repeats_the_last_good_frame(env: WorldSimEnv) -> None:
     env.reset(seed=0)
     good, _, _, _, info = env.step(np.zeros(3))

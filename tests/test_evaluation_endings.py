@@ -14,8 +14,19 @@ from PIL import Image
 from toy_store import ListStore
 
 from worldsim.episode import Episode
+from worldsim.evaluation import endings as endings_module
 from worldsim.evaluation.chart import line_chart, point_chart
-from worldsim.evaluation.endings import Endings, any_end, best_threshold, calibration, f1, find_windows
+from worldsim.evaluation.endings import (
+    Endings,
+    any_end,
+    best_threshold,
+    calibration,
+    choose_threshold,
+    endings,
+    f1,
+    find_windows,
+    highest_threshold,
+)
 from worldsim.evaluation.figures import mean_correlation, normalised_error
 from worldsim.evaluation.memory import Memory, memory, returns
 from worldsim.evaluation.openloop import longest_horizon
@@ -69,6 +80,37 @@ def test_f1_and_its_best_threshold() -> None:
     threshold = best_threshold(truth, np.array([0.2, 0.15, 0.05, 0.01]))
     assert 0.05 < threshold < 0.15
     assert any_end(np.array([[0.5, 0.5], [0.0, 0.0]], np.float32)).tolist() == [0.75, 0]
+
+
+def test_the_threshold_of_ends_is_the_highest_of_the_best_that_are_precise() -> None:
+    truth, told = np.arange(200) < 100, np.full(200, 0.002)
+    told[:100] = np.linspace(0.01, 0.3, 100)
+    assert 0.01 < highest_threshold(truth, told) < 0.03  # some of the latest are given up, not many
+    told[:100] = 0.2
+    assert highest_threshold(truth, told) == pytest.approx(0.101)
+    told[:100] = 0.9
+    assert highest_threshold(truth, told) == 0.5  # it is right on all already
+    assert highest_threshold(truth, np.random.default_rng(0).uniform(0, 0.4, 200)) == 0.5  # none is precise
+
+
+def test_a_threshold_is_chosen_by_stretches_of_the_train_split_and_makes_the_rule(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(simulator: Simulator, segments: Sequence[Any], *, batch: int = 16) -> Array:
+        return np.stack([0.01 + 0.1 * segment.terminated for segment in segments]).astype(np.float32)
+
+    monkeypatch.setattr(endings_module, "end_probabilities", told)
+    world, plan, store = make_world(), Endings(horizon=6), Store(episodes=40, ends=lambda seed: seed % 2 == 0)
+    chosen = choose_threshold(Simulator(world), store, plan, context=4)
+    assert 0.01 < chosen < 0.11
+    assert choose_threshold(Simulator(world), Store(), plan, context=4) == 0.5  # nothing ends there
+    found = {}
+    for threshold in (0.5, chosen):
+        world.spec = replace(world.spec, end_threshold=threshold)
+        found[threshold] = endings(Simulator(world), store, plan, split="heldout", context=4)
+        assert found[threshold]["threshold"] == threshold
+    assert found[0.5]["rule"]["f1"] == 0.0
+    assert found[chosen]["rule"]["f1"] == 1.0
 
 
 def test_calibration_of_what_is_foretold() -> None:

@@ -53,6 +53,14 @@ def test_a_saved_world_comes_back(world_path: Path, make_world: Any) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
+def test_a_threshold_of_ends_is_kept_and_told_only_where_it_is_the_world_s_own(world_path: Path, make_world: Any) -> None:
+    assert "end_threshold" not in json.loads((world_path / "world.json").read_text())
+    own = replace(make_world().spec, end_threshold=0.02)
+    assert WorldSpec.from_json(own.to_json()) == own
+    with pytest.raises(ValueError, match=r"end_threshold=1 must be a probability between 0 and 1"):
+        replace(own, end_threshold=1)
+
+
 def test_saving_again_changes_no_byte(world_path: Path, tmp_path: Path) -> None:
     loaded = WorldModel.from_pretrained(str(world_path))
     loaded.save_pretrained(tmp_path / "again")

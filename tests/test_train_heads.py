@@ -22,7 +22,7 @@ from worldsim.evaluation.openloop import cut_segments
 from worldsim.heads import Heads
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
-from worldsim.training.heads import Told, end_share, end_weight, ending, fit, measure, spare, train_heads
+from worldsim.training.heads import Told, between, end_share, end_weight, ending, fit, measure, spare, train_heads
 
 MakeWorld = Callable[..., WorldModel]
 SMALL = ["segments=10", "context=4", "horizon=6", "batch=4", "steps=3", "batch_size=8"]
@@ -68,6 +68,14 @@ def test_the_same_seed_fits_the_same_heads_and_another_seed_others() -> None:
     assert not all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+def test_heads_halfway_to_the_new_ones_lie_between_and_those_all_of_the_way_are_they() -> None:
+    old, new = heads(), learn(heads(), frames(0), frames(1), steps=100)
+    half, whole = (between(old, new, share=share).state_dict() for share in (0.5, 1.0))
+    for name, value in old.state_dict().items():
+        torch.testing.assert_close(half[name], (value + new.state_dict()[name]) / 2)
+        assert torch.equal(whole[name], new.state_dict()[name])
+
+
 def test_ends_count_as_they_do_in_whole_episodes() -> None:
     """Heads that see nothing and always tell the natural share lose least, whatever share the data has."""
     data = frames(0)
@@ -84,13 +92,13 @@ def test_ends_count_as_they_do_in_whole_episodes() -> None:
     assert end_weight(data.rows(data.end == 0), 0.1) == 1.0
 
 
-def test_a_sixth_of_the_episodes_is_spared_of_all_parts() -> None:
+def test_every_sixth_episode_is_spared_of_all_parts() -> None:
     def segment(number: int) -> Any:
         return SimpleNamespace(context=SimpleNamespace(name=f"episode seed {number}, frame 3"))
 
     left, spared = spare([[segment(i // 2) for i in range(24)], [segment(i) for i in (0, 11, 5, 10)]])
     assert [len(part) for part in left] == [20, 2]
-    assert [one.context.name[13:15] for part in spared for one in part] == ["10", "10", "11", "11", "11", "10"]
+    assert [[one.context.name.split()[2] for one in part] for part in spared] == [["5,", "5,", "11,", "11,"], ["11,", "5,"]]
     assert spare([[segment(0), segment(4)]])[1] == [[]]
 
 
@@ -181,6 +189,7 @@ def test_what_cannot_be_learned_from_is_refused(endless_path: Path, data: Path, 
         (few, (), "record at least two episodes|too few training episodes of 10 frames: record more"),
         (other, (), r"labels \['speed', 'slip'\], world 'tiny' tells \['speed', 'offset'\]"),
         (data, ("every=0",), "every=0 must be 1 or more"),
+        (data, ("share=0",), r"share=0\.0 must be above 0"),
     ):
         with pytest.raises(ValueError, match=message):
             train_heads(configured(endless_path, path, tmp_path / "out", *more))

@@ -76,6 +76,8 @@ class WorldSpec:
         state_mean: Mean of each, ``(S,)``.
         state_std: Standard deviation of each.
         reward_range: Smallest and largest reward in the training data.
+        end_threshold: End probability of a step above which environments terminate the episode. A world may know well that an episode ends
+            soon and never be half sure of a step; ``worldsim train heads`` finds the best one.
         window: Past frames that temporal attention sees.
         context_frames: Frames a rollout starts from.
         sampling: Default sampler.
@@ -96,6 +98,7 @@ class WorldSpec:
     state_mean: tuple[float, ...] = ()
     state_std: tuple[float, ...] = ()
     reward_range: tuple[float, float] = (-float("inf"), float("inf"))
+    end_threshold: float = 0.5
     window: int = 8
     context_frames: int = 8
     sampling: Sampling = field(default_factory=Sampling)
@@ -106,12 +109,19 @@ class WorldSpec:
     quality: Mapping[str, Any] = field(default_factory=dict)
     licence: str = "Apache-2.0"
 
+    def __post_init__(self) -> None:
+        """Refuse a threshold that is none."""
+        if not 0 < self.end_threshold < 1:
+            raise ValueError(f"end_threshold={self.end_threshold} must be a probability between 0 and 1: 0.5 is usual")
+
     def to_json(self) -> dict[str, Any]:
-        """Return JSON types; ``from_json`` undoes it."""
+        """Return JSON types, the threshold of ends only where it is its own; ``from_json`` undoes it."""
         data: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["action_space"] = space_to_json(self.action_space)
         data["vocabulary"] = self.vocabulary.to_json()
         data["sampling"] = self.sampling.to_json()
+        if self.end_threshold == 0.5:
+            del data["end_threshold"]
         data = json.loads(json.dumps(data))
         return {"format": FORMAT, "version": VERSION, **data}
 

@@ -15,7 +15,12 @@ from worldsim.evaluation.scores import area_under_curve
 from worldsim.simulator import Simulator
 from worldsim.types import EpisodeStore
 
-THRESHOLD = 0.5
+PRECISION = 0.9
+"""Least precision that a threshold is chosen for: episodes that go on are far more often met than in the stretches measured here."""
+LEAST = 0.5
+"""Least F1 that a threshold is chosen for: below it, what looks precise is chance."""
+TOLERANCE = 0.02
+"""F1 that may be lost for a higher threshold, which ends episodes later and fewer by mistake."""
 EDGES = (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 """Between these the foretold probabilities are compared with what was found."""
 _NEAR = 4  # steps before the end that count as on time
@@ -61,10 +66,10 @@ def endings(
 
     Returns:
         ``positives`` and ``negatives``, how many rollouts ended in truth and did not, ``horizon``, and, where some did: ``auc`` of the
-        end probability over steps, and of the score over rollouts; ``rule``: precision, recall and F1 of ``p > 0.5`` at some step, as
-        environments end; ``score``: the same of ``score > 0.5``; ``tuned``: the same of the score with the ``threshold`` of the
-        best F1 on the train split, None where that ended too rarely; ``on_time``, how many of the rollouts found by the rule are ended no
-        more than four steps early; ``calibration``.
+        end probability over steps, and of the score over rollouts; ``threshold``, the world's own, above which environments end; ``rule``:
+        precision, recall and F1 of that at some step; ``score``: the same of ``score > 0.5``; ``tuned``: the same of the score with the
+        ``threshold`` of the best F1 on the train split, None where that ended too rarely; ``on_time``, how many of the rollouts found by
+        the rule are ended no more than four steps early; ``calibration``.
     """
     found = find_windows(store, plan, split=split, context=context, seed=seed)
     truth = np.asarray(found.ends.any(axis=1))
@@ -72,13 +77,15 @@ def endings(
     if not truth.any():
         return report
     told = end_probabilities(simulator, found.segments, batch=batch)  # (N, T)
-    score, ruled = any_end(told), np.asarray((told > THRESHOLD).any(axis=1))  # each (N,)
-    early = plan.horizon - 1 - (told > THRESHOLD).argmax(axis=1)
+    threshold = simulator.spec.end_threshold
+    score, ruled = any_end(told), np.asarray((told > threshold).any(axis=1))  # each (N,)
+    early = plan.horizon - 1 - (told > threshold).argmax(axis=1)
     return report | {
+        "threshold": threshold,
         "auc": area_under_curve(told[found.ends], told[~found.ends]),
         "auc_rollouts": area_under_curve(score[truth], score[~truth]),
         "rule": f1(truth, ruled),
-        "score": f1(truth, score > THRESHOLD),
+        "score": f1(truth, score > 0.5),
         "tuned": _tuned(simulator, store, plan, truth, score, context=context, seed=seed, batch=batch),
         "on_time": int((truth & ruled & (early <= _NEAR)).sum()),
         "calibration": calibration(found.ends, told) | {"natural": found.natural},
@@ -141,6 +148,32 @@ def f1(truth: NDArray[np.bool_], told: NDArray[np.bool_]) -> dict[str, float | N
         "recall": right / true if true else None,
         "f1": 2 * right / (said + true) if said + true else None,
     }
+
+
+def choose_threshold(simulator: Simulator, store: EpisodeStore, plan: Endings, *, context: int, seed: int = 0, batch: int = 16) -> float:
+    """Return the end probability of a step above which it is best to end an episode, by stretches of the train split.
+
+    It is ``highest_threshold`` of the highest probability in each rollout; 0.5 where too few episodes end to choose by.
+    """
+    learned = find_windows(store, plan, split="train", context=context, seed=seed)
+    truth = np.asarray(learned.ends.any(axis=1))
+    if min(truth.sum(), (~truth).sum()) < _FEWEST:
+        return 0.5
+    return highest_threshold(truth, end_probabilities(simulator, learned.segments, batch=batch).max(axis=1))
+
+
+def highest_threshold(truth: NDArray[np.bool_], chance: NDArray[np.floating[Any]]) -> float:
+    """Return the highest threshold of ``(N,)`` chances whose F1 is the best, but for ``TOLERANCE``, among those of ``PRECISION``.
+
+    Returns 0.5 where none of these is better than that, or than ``LEAST``.
+    """
+    steps = np.unique(chance)
+    middles = (steps[1:] + steps[:-1]) / 2
+    told = {float(middle): f1(truth, chance > middle) for middle in middles if 0 < middle < 1}
+    good = {middle: each["f1"] or 0.0 for middle, each in told.items() if (each["precision"] or 0.0) >= PRECISION}
+    if not good or max(good.values()) <= max(LEAST, f1(truth, chance > 0.5)["f1"] or 0.0):
+        return 0.5
+    return max(middle for middle, each in good.items() if each >= max(good.values()) - TOLERANCE)
 
 
 def best_threshold(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float:

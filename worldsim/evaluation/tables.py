@@ -194,7 +194,7 @@ def _endings(part: Mapping[str, Any]) -> str:
         f"Rollouts of {part['horizon']} steps under recorded actions: {part['positives']} whose last step terminated the episode, "
         f"{part['negatives']} without an end. A rollout's score is the probability that it ended at any step, `1 - prod(1 - p)`.\n"
     )
-    verdicts = {"rule": "`p > 0.5` at some step, as environments end", "score": "score > 0.5"}
+    verdicts = {"rule": f"`p > {part['threshold']:.2g}` at some step, as environments end", "score": "score > 0.5"}
     if part["tuned"]:
         verdicts["tuned"] = f"score > {part['tuned']['threshold']:.3f}, the best on the train split"
     rows = [[text, *(number(part[key][x]) for x in ("f1", "precision", "recall"))] for key, text in verdicts.items()]

@@ -1,7 +1,8 @@
 """``worldsim train heads``: roll a finished world out, and teach its heads reward, end and state of what it imagines.
 
 Heads that were trained beside the dynamics know real frames and those a few steps from one. What they read of rollouts is off where
-frames are: too high or low on the whole, too sure of ends. Here they go on learning on rollouts of the finished world beside what happened.
+frames are: too high or low on the whole, too sure of ends. Here they go on learning on rollouts of the finished world beside what
+happened, and the end probability is found above which environments best end an episode.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
+from worldsim.evaluation.endings import Endings, choose_threshold
 from worldsim.evaluation.figures import episode_name
 from worldsim.evaluation.openloop import Segment, check_fit, cut_segment, cut_segments
 from worldsim.heads import Heads
@@ -67,6 +69,8 @@ def train_heads(cfg: DictConfig) -> None:
         ValueError: A count is below 1, there is too little data, or world and dataset cannot be read or do not fit each other.
     """
     check_counts(cfg, "segments", "per_episode", "context", "horizon", "every", "batch", "steps", "batch_size")
+    if not 0 < cfg.share <= 1:
+        raise ValueError(f"share={cfg.share} must be above 0, where the heads stay as they are, and at most 1")
     store, where = open_data(cfg), Path(cfg.out) / "world"
     if not store.split("heldout"):
         raise ValueError(f"dataset {cfg.data.path} has no held-out episode to measure on: record at least two episodes")
@@ -84,10 +88,16 @@ def train_heads(cfg: DictConfig) -> None:
     rolled = roll_out(world, [*learned, *spared, *unseen], partial(_roll, every=cfg.every), batch=cfg.batch, kept=kept)
     own, other, heldout = (Told.join(rolled[i : i + count]) for i in range(0, 3 * count, count))
     natural = end_share(store)
-    heads = fit(world.heads, own, other, natural=natural, steps=cfg.steps, batch_size=cfg.batch_size, lr=cfg.lr, seed=cfg.seed)
+    found = fit(world.heads, own, other, natural=natural, steps=cfg.steps, batch_size=cfg.batch_size, lr=cfg.lr, seed=cfg.seed)
+    heads = between(world.heads, found, share=cfg.share)
     for name, one in (("before", world.heads), ("after", heads)):
         print(f"{name}, held-out rollouts: {_said(measure(one, heldout, natural=natural))}")
-    _with(world, heads, cfg).save_pretrained(where)
+    made = _with(world, heads, cfg)
+    ends = Endings(horizon=max(1, cfg.horizon // 4))
+    threshold = choose_threshold(Simulator(made), store, ends, context=cfg.context, seed=cfg.seed, batch=cfg.batch)
+    print(f"environments end an episode where the end probability is above {threshold:.2g}")
+    made.spec = replace(made.spec, end_threshold=threshold)
+    made.save_pretrained(where)
     kept.forget()
     print(f"world saved to {where}: worldsim evaluate world={where} tells what it is worth")
 
@@ -114,9 +124,9 @@ def ending(store: EpisodeStore, *, split: str, context: int, horizon: int, limit
 
 
 def spare(parts: Sequence[Sequence[Segment]]) -> tuple[list[list[Segment]], list[list[Segment]]]:
-    """Take the stretches of a sixth of the episodes out of each part; return what is left, and those, none of fewer than six episodes."""
+    """Take the stretches of every sixth episode out of each part; return what is left, and those, none of fewer than six episodes."""
     names = list(dict.fromkeys(episode_name(segment) for part in parts for segment in part))
-    taken = set(names[len(names) - len(names) // 6 :])
+    taken = set(names[5::6])
     each = [[[segment for segment in part if (episode_name(segment) in taken) == wanted] for part in parts] for wanted in (False, True)]
     return each[0], each[1]
 
@@ -176,6 +186,16 @@ def fit(heads: Heads, data: Told, spared: Told, *, natural: float, steps: int, b
     return best.requires_grad_(False)
 
 
+def between(old: Heads, new: Heads, *, share: float) -> Heads:
+    """Return heads whose weights lie ``share`` of the way from old to trained ones (robust fine-tuning, Wortsman et al. 2022, equation 1).
+
+    They tell rollouts as well as the trained ones, or better, and forget less of what the old ones knew of frames that are near real.
+    """
+    made, target = copy.deepcopy(old), new.state_dict()
+    made.load_state_dict({name: torch.lerp(value, target[name], share) for name, value in old.state_dict().items()})
+    return made
+
+
 def end_weight(data: Told, natural: float) -> float:
     """Return how much an end counts, so that ends have the share among all frames that they have in whole episodes."""
     ends = float(data.end.sum())
@@ -209,7 +229,7 @@ def _said(found: dict[str, float]) -> str:
 def _with(world: WorldModel, heads: Heads, cfg: DictConfig) -> WorldModel:
     """Return the world with other heads; what was measured of it with the old ones is left out."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    told = {key: settings[key] for key in (*SETTINGS, "steps", "batch_size", "lr")}
+    told = {key: settings[key] for key in (*SETTINGS, "steps", "batch_size", "lr", "share")}
     return WorldModel(
         world.tokenizer,
         world.dynamics,
