@@ -186,8 +186,9 @@ def test_what_cannot_be_learned_from_is_refused(endless_path: Path, data: Path, 
     _write(few, make_world(), [episode(seed) for seed in range(4)])
     _write(other, make_world(), [episode(seed) for seed in range(24)], names=("speed", "slip"))
     for path, more, message in (
-        (few, (), "record at least two episodes|too few training episodes of 10 frames: record more"),
+        (few, (), "record at least two episodes|segments=10 of 10 frames come from fewer than 6 training episodes"),
         (other, (), r"labels \['speed', 'slip'\], world 'tiny' tells \['speed', 'offset'\]"),
+        (data, ("segments=1",), "segments=1 of 10 frames come from fewer than 6 training episodes of .*: ask for more"),
         (data, ("every=0",), "every=0 must be 1 or more"),
         (data, ("share=0",), r"share=0\.0 must be above 0"),
     ):
