@@ -82,8 +82,8 @@ def train_heads(cfg: DictConfig) -> None:
     cut, unseen = (_cut(store, cfg, split=split, limit=limit) for split, limit in (("train", cfg.segments), ("heldout", cfg.segments // 5)))
     learned, spared = spare(cut)
     if not any(spared):
-        found = f"segments={cfg.segments} of {cfg.context + cfg.horizon} frames come from fewer than 6 training episodes of {cfg.data.path}"
-        raise ValueError(f"{found}: ask for more, record more, or set a shorter horizon")
+        told = f"segments={cfg.segments} of {cfg.context + cfg.horizon} frames come from fewer than 6 training episodes of {cfg.data.path}"
+        raise ValueError(f"{told}: ask for more, record more, or set a shorter horizon")
     kept, count = Kept(cfg, store.info.fingerprint, SETTINGS), len(learned)
     rolled = roll_out(world, [*learned, *spared, *unseen], partial(_roll, every=cfg.every), batch=cfg.batch, kept=kept)
     own, other, heldout = (Told.join(rolled[i : i + count]) for i in range(0, 3 * count, count))
