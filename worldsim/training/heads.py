@@ -87,12 +87,13 @@ def train_heads(cfg: DictConfig) -> None:
     kept, count = Kept(cfg, store.info.fingerprint, SETTINGS), len(learned)
     rolled = roll_out(world, [*learned, *spared, *unseen], partial(_roll, every=cfg.every), batch=cfg.batch, kept=kept)
     own, other, heldout = (Told.join(rolled[i : i + count]) for i in range(0, 3 * count, count))
-    natural = end_share(store)
-    found = fit(world.heads, own, other, natural=natural, steps=cfg.steps, batch_size=cfg.batch_size, lr=cfg.lr, seed=cfg.seed)
-    heads = between(world.heads, found, share=cfg.share)
-    for name, one in (("before", world.heads), ("after", heads)):
+    natural, old = end_share(store), copy.deepcopy(world.heads).cpu()  # what was rolled out is there, and this is little work
+    found = fit(old, own, other, natural=natural, steps=cfg.steps, batch_size=cfg.batch_size, lr=cfg.lr, seed=cfg.seed)
+    heads = between(old, found, share=cfg.share)
+    for name, one in (("before", old), ("after", heads)):
         print(f"{name}, held-out rollouts: {_said(measure(one, heldout, natural=natural))}")
     made = _with(world, heads, cfg)
+    torch.nn.Module.to(heads, world.device)
     ends = Endings(horizon=max(1, cfg.horizon // 4))
     threshold = choose_threshold(Simulator(made), store, ends, context=cfg.context, seed=cfg.seed, batch=cfg.batch)
     print(f"environments end an episode where the end probability is above {threshold:.2g}")
@@ -179,10 +180,10 @@ def fit(heads: Heads, data: Told, spared: Told, *, natural: float, steps: int, b
         optimizer.step()
         schedule.step()
         if step % EACH == 0 or step == steps:
-            found = sum(measure(learner, spared, natural=natural).values())
-            print(f"step {step}/{steps}: {_said(measure(learner, spared, natural=natural))}", flush=True)
-            if found < least:
-                best, least = copy.deepcopy(learner), found
+            found = measure(learner, spared, natural=natural)
+            print(f"step {step}/{steps}: {_said(found)}", flush=True)
+            if sum(found.values()) < least:
+                best, least = copy.deepcopy(learner), sum(found.values())
     return best.requires_grad_(False)
 
 
