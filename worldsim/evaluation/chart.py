@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _COLOURS = ("#1f5fbf", "#c8501e", "#5a5a5a", "#2e8b57", "#8a4fb0")
-_LEFT, _TOP, _RIGHT, _BOTTOM = 56, 36, 16, 32  # margins in pixels
+_LEFT, _TOP, _RIGHT, _BOTTOM = 56, 36, 16, 52  # margins in pixels; names of curves stand below
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class _Axes:
             x, y = self.place(value, self.y[0])
             self.pen.text((x, y + 8), f"{value:.4g}", fill="black", font=self.font, anchor="mt")
 
-    def name(self, text: str, place: int) -> None:
-        at = (self.size[0] - _RIGHT - 4, _TOP + 4 + 17 * place)
-        left, top, right, bottom = self.pen.textbbox(at, text, font=self.font, anchor="rt")
-        self.pen.rectangle((left - 3, top - 2, right + 3, bottom + 2), fill="white")  # over what was drawn before
-        self.pen.text(at, text, fill=_COLOURS[place % len(_COLOURS)], font=self.font, anchor="rt")
+    def names(self, names: Sequence[str]) -> None:
+        """Write names side by side below the scale, each in its colour."""
+        x = float(_LEFT)
+        for i, name in enumerate(names):
+            self.pen.text((x, self.size[1] - 8), name, fill=_COLOURS[i % len(_COLOURS)], font=self.font, anchor="ls")
+            x += self.pen.textlength(name, font=self.font) + 20
 
 
 def _sheet(title: str, size: tuple[int, int], x: tuple[float, float], y: tuple[float, float]) -> tuple[Image.Image, _Axes]:
@@ -84,8 +85,7 @@ def line_chart(
     )
     for i, line in enumerate(lines.values()):
         axes.pen.line([axes.place(*point) for point in zip(steps, line, strict=False)], fill=_COLOURS[i % len(_COLOURS)], width=2)
-    for i, name in enumerate(lines):
-        axes.name(name, i)
+    axes.names(list(lines))
     _save(image, path)
 
 
@@ -111,13 +111,13 @@ def point_chart(
     image, axes = _sheet(title, size, (ticks[0], ticks[-1]), (ticks[0], ticks[-1]))
     axes.scales(ticks, ticks)
     axes.pen.line((axes.place(ticks[0], ticks[0]), axes.place(ticks[-1], ticks[-1])), fill="#b0b0b0")
-    for i, (name, each) in enumerate(points.items()):
+    for i, each in enumerate(points.values()):
         places, colour = [axes.place(*point) for point in each], _COLOURS[i % len(_COLOURS)]
         if joined:
             axes.pen.line(places, fill=colour, width=2)
         for x, y in places:
             axes.pen.ellipse((x - 3, y - 3, x + 3, y + 3), outline=colour)
-        axes.name(name, i)
+    axes.names(list(points))
     _save(image, path)
 
 
