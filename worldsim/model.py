@@ -61,6 +61,11 @@ class WorldModel(nn.Module):
         self.starter, self.labeller = starter, labeller
         self.spec, self.contexts, self.fingerprint = spec, contexts, fingerprint
 
+    def replaced(self, **parts: Any) -> WorldModel:
+        """Return a world that has the given parts, named as in the arguments above, and shares all others with this one."""
+        names = ("tokenizer", "dynamics", "heads", "spec", "contexts", "uncertainty", "starter", "labeller")
+        return WorldModel(**{name: getattr(self, name) for name in names} | parts)
+
     @staticmethod
     def from_pretrained(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> WorldModel:
         """Load a world, once per process for each content, device and dtype.

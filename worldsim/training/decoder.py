@@ -120,13 +120,5 @@ def _with(world: WorldModel, tokenizer: FrameAutoencoder, cfg: DictConfig) -> Wo
     """Return the world with another decoder; what was measured of it with the old one is left out."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     told = {key: settings[key] for key in ("texture", "coarse", "batch_size", "segments", "horizon", "loop")}
-    return WorldModel(
-        tokenizer.eval(),
-        world.dynamics,
-        world.heads,
-        replace(world.spec, recipe={**world.spec.recipe, "decoder": told}, quality={}),
-        world.contexts,
-        uncertainty=world.uncertainty,
-        starter=world.starter,
-        labeller=world.labeller,
-    )
+    spec = replace(world.spec, recipe={**world.spec.recipe, "decoder": told}, quality={})
+    return world.replaced(tokenizer=tokenizer.eval(), spec=spec)

@@ -172,9 +172,10 @@ def fit(heads: Heads, data: Told, spared: Told, *, natural: float, steps: int, b
     best, least = copy.deepcopy(heads), sum(measure(heads, spared, natural=natural).values())
     optimizer = torch.optim.AdamW(learner.parameters(), lr, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
+    weight = end_weight(data, natural)
     for step in range(1, steps + 1):
         some = data.rows(torch.randint(len(data.end), (batch_size,), generator=generator))
-        loss = sum(losses(learner, some, weight=end_weight(data, natural)).values(), torch.zeros(()))
+        loss = sum(losses(learner, some, weight=weight).values(), torch.zeros(()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -231,13 +232,5 @@ def _with(world: WorldModel, heads: Heads, cfg: DictConfig) -> WorldModel:
     """Return the world with other heads; what was measured of it with the old ones is left out."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     told = {key: settings[key] for key in (*SETTINGS, "steps", "batch_size", "lr", "share")}
-    return WorldModel(
-        world.tokenizer,
-        world.dynamics,
-        heads.eval(),
-        replace(world.spec, recipe={**world.spec.recipe, "heads": told}, quality={}),
-        world.contexts,
-        uncertainty=world.uncertainty,
-        starter=world.starter,
-        labeller=world.labeller,
-    )
+    spec = replace(world.spec, recipe={**world.spec.recipe, "heads": told}, quality={})
+    return world.replaced(heads=heads.eval(), spec=spec)
