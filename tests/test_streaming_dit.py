@@ -18,6 +18,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "plain": {},
     "no history": {"history": 0},
     "history 1": {"history": 1},
+    "anchor": {"anchor": True},
+    "anchor, history 1": {"anchor": True, "history": 1},
     "patch 1": {"patch_size": 1},
     "patch 4": {"patch_size": 4},
     "wide latents": {"latent_shape": (3, 4, 8), "patch_size": 2},
@@ -53,7 +55,7 @@ def draw_inputs(dit: VideoDiT, *, seed: int = 1) -> dict[str, Tensor]:
 
     return {
         "latents": draw(ROWS, *dit.config.latent_shape),
-        "history": draw(ROWS, dit.config.history, *dit.config.latent_shape),
+        "history": draw(ROWS, dit.config.history + dit.config.anchor, *dit.config.latent_shape),
         "features": draw(ROWS, 3),
         "condition": draw(ROWS, 2),
         "keys": draw(ROWS, layers, tokens, heads, WINDOW, size),

@@ -36,6 +36,7 @@ class Clip:
         stepped: ``(B, F)`` bool: whether a step led to the frame, so that reward and end are known.
         state: ``(B, F, S)`` standardised.
         condition: ``(B, V)``.
+        anchor: ``(B, C, h, w)`` a frame of each clip's episode, no later than its first.
     """
 
     latents: Tensor
@@ -46,6 +47,7 @@ class Clip:
     stepped: Tensor
     state: Tensor
     condition: Tensor
+    anchor: Tensor
 
     def to(self, device: torch.device) -> Clip:
         """Move to a device."""
@@ -103,8 +105,14 @@ class LatentEpisodes:
         offsets = np.clip(places, 0, lengths[episodes] - frames)
         return episodes, self.starts[episodes] + offsets
 
-    def cut(self, episodes: NDArray[np.int64], first: NDArray[np.int64], frames: int) -> Clip:
-        """Return the clips of ``frames`` frames that begin at frame numbers ``first`` of the whole."""
+    def anchors(self, episodes: NDArray[np.int64], first: NDArray[np.int64], generator: torch.Generator) -> NDArray[np.int64]:
+        """Draw frame numbers ``(B,)`` of anchors: any frame from the episode's start to the clip's own first, all as often."""
+        share = torch.rand(len(first), generator=generator, dtype=torch.float64).numpy()  # (B,)
+        age: NDArray[np.int64] = np.floor(share * (first - self.starts[episodes] + 1)).astype(np.int64)
+        return first - age
+
+    def cut(self, episodes: NDArray[np.int64], first: NDArray[np.int64], frames: int, *, anchors: NDArray[np.int64] | None = None) -> Clip:
+        """Return the clips of ``frames`` frames that begin at frame numbers ``first`` of the whole, anchored to them or to others."""
         rows = first[:, None] + np.arange(frames)  # (B, F)
         stepped = torch.from_numpy(rows != self.starts[episodes][:, None])  # (B, F)
         return Clip(
@@ -116,6 +124,7 @@ class LatentEpisodes:
             stepped=stepped,
             state=torch.from_numpy(self.state[rows]),
             condition=self.condition[torch.from_numpy(episodes)],
+            anchor=self._latents(first if anchors is None else anchors),  # (B, C, h, w)
         )
 
     def _latents(self, rows: NDArray[np.int64]) -> Tensor:

@@ -21,7 +21,8 @@ class FrameInputs:
 
     Attributes:
         latents: ``(B, F, C, h, w)``, at their signal level.
-        history: ``(B, F, H*C, h, w)``, the latents of the H frames before each, newest first; zeros where there is none.
+        history: ``(B, F, H*C, h, w)``, the latents of the H frames before each, newest first; zeros where there is none. A network with an
+            anchor takes it behind them, ``(B, F, (H+1)*C, h, w)``.
         level: ``(B, F)`` signal level in [0, 1]: 0 is noise, 1 is clean.
         step: ``(B, F)`` size of the sampling step that is asked for in [0, 1]; 0 asks for the mean of what is possible.
         history_level: ``(B, F)`` signal level of the newest history frame.
@@ -78,6 +79,8 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
         temporal_every: Every how many blocks one attends over time, the last of each group.
         window: Past frames that temporal attention sees.
         history: Past frames stacked to each frame's channels; 0 turns it off.
+        anchor: Behind them also stack the frame that the rollout began from, which stays: what the world looks like is not forgotten with
+            the frames that showed it (as attention sinks keep first tokens, Xiao et al. 2024, section 3.2, but seen by every block).
         conv: Depthwise 3x3 convolution over the token grid before each block.
         long_skips: Feed each block of the first half to its mirror in the second (U-ViT, Bao et al. 2023, section 3.1).
         activation: Of the MLPs: ``silu`` or ``gelu``.
@@ -103,6 +106,7 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
         temporal_every: int = 3,
         window: int = 8,
         history: int = 2,
+        anchor: bool = False,
         conv: bool = False,
         long_skips: bool = False,
         registers: int = 0,
@@ -116,8 +120,10 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"width {width} over heads {heads} must be an even whole number: rotary positions turn pairs")
         if h % patch_size or w % patch_size:
             raise ValueError(f"latent size {h}x{w} must be a multiple of patch_size {patch_size}")
+        if anchor and not history:
+            raise ValueError("anchor=true needs history=1 or more: the output begins as a copy of the frame before, not of the anchor")
         self.grid = (h // patch_size, w // patch_size)
-        self.embed = nn.Conv2d(c * (1 + history), width, patch_size, stride=patch_size)
+        self.embed = nn.Conv2d(c * (1 + history + anchor), width, patch_size, stride=patch_size)
         self.place = nn.Parameter(torch.zeros(self.grid[0] * self.grid[1] + registers, width))
         self.level_embed, self.step_embed, self.history_embed = (FourierEmbedding(width) for _ in range(3))
         self.action_embed = ActionEncoder(action_features, width)

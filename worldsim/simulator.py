@@ -38,7 +38,8 @@ class State:
         values: Ring of values, likewise.
         remembered: ``(B, P)`` int64 frame number in each slot of the ring, -1 where empty. The next frame takes the place of the oldest
             but the sinks.
-        history: ``(B, H, n, p*p*C)`` newest frames as remembered, newest first, as patches (``StreamingDiT.patches``).
+        history: ``(B, H, n, p*p*C)`` newest frames as remembered, newest first, as patches (``StreamingDiT.patches``). That of a world with
+            an anchor has one more, ``(B, H + 1, n, p*p*C)``: the first frame of the context.
         position: ``(B,)`` int64 number of the next frame.
         seed: ``(B,)`` int64.
         condition: ``(B, V)``.
@@ -253,7 +254,7 @@ class Simulator:
         condition = self.spec.vocabulary.features(context.conditioning)[None].to(self.device, self.dtype)  # (1, V)
         inputs = FrameInputs(
             latents=seen,
-            history=stack_history(seen, self.config.history),
+            history=stack_history(seen, self.config.history, latents[:, 0] if self.config.anchor else None),
             level=level,
             step=torch.zeros_like(level),
             history_level=shift_levels(level),
@@ -264,7 +265,7 @@ class Simulator:
         )
         out = self.dynamics(inputs, training_mask(f, f, self.spec.window, self.device), estimate=False)
         labels: NDArray[np.float32] = self.networks.heads(out.hidden[:, -1]).state.cpu().numpy()  # (1, S)
-        return self._first_state(out, seen, condition, seed), labels
+        return self._first_state(out, seen, latents[:, :1], condition, seed), labels
 
     def _unfold(self, context: Context) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
         """Keep the newest frames that fit the window; show a single image twice, so that the world starts at rest.
@@ -281,12 +282,14 @@ class Simulator:
             features[1:] = to_features(self.spec.action_space, rows)
         return frames, features, (np.arange(len(frames)) > 0) & (len(rows) > 0)
 
-    def _first_state(self, out: FrameOutputs, seen: Tensor, condition: Tensor, seed: int) -> State:
+    def _first_state(self, out: FrameOutputs, seen: Tensor, anchor: Tensor, condition: Tensor, seed: int) -> State:
         f, h = seen.shape[1], self.config.history
         empty = self._slots - f
         remembered = torch.cat((torch.arange(f), torch.full((empty,), -1)))[None].to(self.device)  # (1, P)
         newest = self.networks.dit.patches(seen.flip(1)[:, :h])  # (1, <=H, n, p*p*C)
         history = torch.nn.functional.pad(newest, (0, 0, 0, 0, 0, h - newest.shape[1]))  # (1, H, n, p*p*C)
+        if self.config.anchor:
+            history = torch.cat((history, self.networks.dit.patches(anchor.to(history.dtype))), dim=1)  # (1, H + 1, n, p*p*C)
         keys, values = (torch.nn.functional.pad(x, (0, 0, 0, empty)).transpose(0, 1).contiguous() for x in (out.keys, out.values))
         position, seeds = torch.tensor([f], device=self.device), torch.tensor([seed], device=self.device)
         return State(keys, values, remembered, history, position, seeds, condition)
@@ -339,7 +342,7 @@ class Simulator:
         hidden = self._pass(seen, shared.modulation[-1], shared)  # (B, N, D)
         if shared.keys.data_ptr() != keys.data_ptr():  # it was not written in place
             keys, values = (one.transpose(0, 1).to(self.dtype) for one in (shared.keys, shared.values))  # (B, layers, N, heads, P, d)
-        history = push_history(state.history, seen)  # (B, H, n, p*p*C)
+        history = push_history(state.history, seen, anchor=self.config.anchor)  # (B, H, n, p*p*C)
         after = State(keys, values, remembered, history, state.position + 1, state.seed, state.condition)
         return after, self._read(dit.latents(made), hidden, decode=decode)
 

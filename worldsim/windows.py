@@ -52,18 +52,25 @@ def ring_mask(remembered: Tensor) -> Tensor:
     return torch.where(remembered < 0, float("-inf"), 0.0).unsqueeze(1)
 
 
-def stack_history(latents: Tensor, count: int) -> Tensor:
-    """Stack to each frame the ``count`` frames before it, newest first: ``(B, F, C, h, w)`` to ``(B, F, count*C, h, w)``."""
+def stack_history(latents: Tensor, count: int, anchor: Tensor | None = None) -> Tensor:
+    """Stack to each frame the ``count`` frames before it, newest first: ``(B, F, C, h, w)`` to ``(B, F, count*C, h, w)``.
+
+    An anchor ``(B, C, h, w)`` comes behind them for every frame, ``(B, F, (count+1)*C, h, w)``.
+    """
     if count == 0:
         return latents[:, :, :0]
     shifted = [torch.cat((torch.zeros_like(latents[:, :i]), latents[:, :-i]), dim=1) for i in range(1, count + 1)]
-    return torch.cat(shifted, dim=2)  # (B, F, count*C, h, w)
+    if anchor is not None:
+        shifted.append(anchor.to(latents.dtype).unsqueeze(1).expand_as(latents))
+    return torch.cat(shifted, dim=2)  # (B, F, count*C, h, w), or one more of them
 
 
-def push_history(history: Tensor, newest: Tensor) -> Tensor:
-    """Put the newest frames ``(B, ...)`` in front of a history ``(B, H, ...)``, which the oldest leave."""
-    count = history.shape[1]
-    return torch.cat((newest.unsqueeze(1).to(history.dtype), history[:, : count - 1]), dim=1) if count else history  # (B, H, ...)
+def push_history(history: Tensor, newest: Tensor, *, anchor: bool = False) -> Tensor:
+    """Put the newest frames ``(B, ...)`` in front of a history ``(B, H, ...)``, which the oldest leave, but for an anchor at its end."""
+    if not history.shape[1]:
+        return history
+    kept = [newest.unsqueeze(1).to(history.dtype), history[:, : history.shape[1] - 1 - anchor]]
+    return torch.cat([*kept, history[:, -1:]] if anchor else kept, dim=1)  # (B, H, ...)
 
 
 def shift_levels(level: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers.models.modeling_utils import ModelMixin
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from worldsim import __version__
 from worldsim.checkpoint import load_component
@@ -31,7 +33,7 @@ from worldsim.tokenizer import FrameAutoencoder
 from worldsim.training.dynamics_task import DynamicsLoss, DynamicsTask, Objective
 from worldsim.types import EpisodeStore
 
-_CONDITION = "condition_embed.weight"
+_EMBED, _CONDITION = "embed.weight", "condition_embed.weight"
 _OF_DOMAIN = ("action_embed.", "condition_embed.")  # of a dynamics: what its actions and conditioning mean
 
 
@@ -49,6 +51,8 @@ def start_from(module: ModelMixin, folder: Path, *, what: str, known: tuple[Voca
         ValueError: They are damaged, of another shape, or the second vocabulary lacks something of the first.
     """
     trained, own = load_component(type(module), folder).state_dict(), module.state_dict()
+    if _EMBED in trained:
+        trained[_EMBED] = _with_anchor(trained[_EMBED], own[_EMBED], module)
     if known is None:
         trained |= {key: value for key, value in own.items() if key.startswith(_OF_DOMAIN)}
     elif _CONDITION in trained:
@@ -59,6 +63,14 @@ def start_from(module: ModelMixin, folder: Path, *, what: str, known: tuple[Voca
             misfit = f"{what} {key} has shape {tuple(value.shape)}, here {shapes.get(key)}"
             raise ValueError(f"init={folder} does not fit model: {misfit}; use its settings")
     module.load_state_dict(trained)
+
+
+def _with_anchor(trained: Tensor, own: Tensor, module: Any) -> Tensor:
+    """Add the channels of an anchor to weights ``(D, channels, p, p)`` that had none: zeros, so that it changes nothing at first."""
+    missing = own.shape[1] - trained.shape[1]
+    if not module.config.anchor or missing != module.config.latent_shape[0]:
+        return trained
+    return torch.cat((trained, torch.zeros_like(trained[:, :missing])), dim=1)  # (D, channels + C, p, p)
 
 
 def build_vocabulary(episodes: Sequence[Episode], text_encoder: Mapping[str, Any] | None, older: WorldSpec | None = None) -> Vocabulary:

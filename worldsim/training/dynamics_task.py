@@ -23,6 +23,7 @@ from worldsim.diffusion import SMALLEST_SHORTCUT, corrupt, draw_context_levels, 
 from worldsim.dit import FrameInputs, FrameOutputs, VideoDiT
 from worldsim.heads import Heads
 from worldsim.training.critic import Critic, critic_losses
+from worldsim.training.faded import draw_fading, fade
 from worldsim.training.own_frames import OwnFrames
 from worldsim.training.posterior import PRICE, Posterior
 from worldsim.windows import shift_levels, stack_history, training_mask
@@ -63,6 +64,8 @@ class Objective:
         self_depth: Frames that such context may be away from a real one. Above ``self_rounds``, clips of the share go on where those of
             the step before ended, looking back at the network's own last frames. A run that was killed begins such clips anew, so it
             does not equal one that never was.
+        fading: Share of clips with real context whose context is faded, or in wrong colours, as after a long rollout; what frames should
+            be like is then told by an anchor (``model.anchor``) alone; see ``worldsim.training.faded``.
         critic: Weight of the opinions of a critic of decoded frames, which is trained beside; see ``worldsim.training.critic``.
         nats: Above 0, frames are made of noise that tells so many nats, on average, of what cannot be foreseen, and rollouts choose one of
             many futures by it instead of their mean; see ``worldsim.training.posterior``. What draws that noise stays with the training
@@ -94,6 +97,7 @@ class Objective:
     self_from: int = 0
     self_rounds: int = 3
     self_depth: int = 0
+    fading: float = 0.0
     critic: float = 0.0
     nats: float = 0.0
     sink: int = 0
@@ -103,6 +107,8 @@ class Objective:
         """Refuse what cannot be trained for."""
         if self.critic and not self.pixel_loss:
             raise ValueError(f"objective.critic={self.critic} looks at decoded frames: set objective.pixel_loss above 0")
+        if not 0 <= self.fading <= 1:
+            raise ValueError(f"objective.fading={self.fading} must be a share of clips between 0 and 1")
         if not 0 <= self.nats < math.inf:
             raise ValueError(f"objective.nats={self.nats} must be 0, which turns it off, or more")
         if self.loss_space not in ("clean", "velocity"):
@@ -129,6 +135,7 @@ class Draw:
         shortcuts: First rows of the batch that are trained as shortcuts.
         self_rows: Last rows of the batch whose context is the model's own estimate.
         begun: ``(self_rows, skip, C, h, w)`` what those look back at first: real frames, or own ones of the step before.
+        fading: ``(B, 2)`` how the context of each row is faded; 0 for one's own.
         judged: ``(B * pixel_frames, 3, H, W)`` noise for the critic; without one, empty.
     """
 
@@ -142,6 +149,7 @@ class Draw:
     shortcuts: int
     self_rows: int
     begun: Tensor
+    fading: Tensor
     judged: Tensor
 
     def rows(self, pick: slice) -> Draw:
@@ -180,7 +188,9 @@ class DynamicsLoss(nn.Module):
         skip, clip = self.objective.skip, draw.clip
         b, f = clip.latents.shape[:2]
         seen = corrupt(context, draw.context_noise, draw.context_level)  # (B, F, C, h, w)
-        history, history_level = stack_history(seen, self.dynamics.config.history), shift_levels(draw.context_level)
+        config = self.dynamics.config
+        history = stack_history(seen, config.history, clip.anchor if config.anchor else None)  # (B, F, H*C, h, w), or one more
+        history_level = shift_levels(draw.context_level)
         place = torch.arange(f, device=seen.device).expand(b, f)
 
         def both(x: Tensor) -> Tensor:
@@ -197,7 +207,7 @@ class DynamicsLoss(nn.Module):
             condition=clip.condition,
             positions=both(place),
         )
-        return self.dynamics(inputs, training_mask(f, skip, self.dynamics.config.window, seen.device, sink=self.objective.sink))
+        return self.dynamics(inputs, training_mask(f, skip, config.window, seen.device, sink=self.objective.sink))
 
     def starting_noise(self, draw: Draw, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return noise ``(B, F - skip, C, h, w)`` to make targets of after ``context``, and what it tells, ``(B, F - skip)`` nats."""
@@ -243,6 +253,7 @@ class DynamicsLoss(nn.Module):
         """Return the loss and its parts."""
         o, clip, f = self.objective, draw.clip, draw.clip.latents.shape[1]
         context = self.own_context(draw) if draw.self_rows else clip.latents
+        context = fade(context, draw.fading) if o.fading else context  # (B, F, C, h, w)
         truth = clip.latents[:, o.skip :]
         noise, nats = self.starting_noise(draw, context)
         noisy = corrupt(truth, noise, draw.level)  # (B, F - skip, C, h, w)
@@ -331,7 +342,8 @@ class DynamicsTask:
         self.batch_size, self.clip, self.frame_size, self.on_sample = batch_size, clip, tuple(frame_size), on_sample
         self.frames_per_step = batch_size * clip
         o = loss.objective
-        self.own = OwnFrames(episodes, skip=o.skip, ahead=min(o.self_rounds, clip - o.skip), depth=o.self_depth)
+        anchored = bool(loss.dynamics.config.anchor)
+        self.own = OwnFrames(episodes, skip=o.skip, ahead=min(o.self_rounds, clip - o.skip), depth=o.self_depth, anchored=anchored)
 
     def batch(self, step: int, generator: torch.Generator, device: torch.device) -> Draw:
         """Draw everything that is random in one step."""
@@ -343,6 +355,8 @@ class DynamicsTask:
         condition = self.vocabulary.drop(clip.condition, generator, rate=o.condition_drop, whole=o.condition_drop_all)
         clip = replace(clip, known=clip.known & shown, condition=condition)
         level, sizes, shortcuts = self._target_levels(step, (b, f - o.skip), generator)
+        fading = draw_fading(b, generator, share=o.fading) if o.fading else torch.zeros(b, 2)
+        fading[b - self_rows :] = 0
         judged = (b * o.pixel_frames * bool(o.critic), 3, *self.frame_size)
         return Draw(
             clip=clip.to(device),
@@ -355,6 +369,7 @@ class DynamicsTask:
             shortcuts=shortcuts,
             self_rows=self_rows,
             begun=send(begun, device),
+            fading=send(fading, device),
             judged=draw_noise(judged, generator, device),
         )
 

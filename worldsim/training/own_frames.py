@@ -29,10 +29,11 @@ class OwnFrames:
         skip: First frames of a clip, which are looked back at alone.
         ahead: Frames by which a clip goes on from the one before.
         depth: Frames of a rollout, after which, as at the end of an episode, another begins on real ones.
+        anchored: Whether anchors are drawn from all of the episode before a clip, as it may be far from where a rollout began.
     """
 
-    def __init__(self, episodes: LatentEpisodes, *, skip: int, ahead: int, depth: int) -> None:
-        self.episodes, self.skip, self.ahead, self.depth = episodes, skip, ahead, depth
+    def __init__(self, episodes: LatentEpisodes, *, skip: int, ahead: int, depth: int, anchored: bool = False) -> None:
+        self.episodes, self.skip, self.ahead, self.depth, self.anchored = episodes, skip, ahead, depth, anchored
         self._last: _Stretch | None = None
 
     def draw(self, batch: int, frames: int, generator: torch.Generator, *, rows: int, made: Tensor | None) -> tuple[Clip, Tensor]:
@@ -52,7 +53,8 @@ class OwnFrames:
         age = np.zeros(rows, np.int64)
         if rows and self._last is not None and made is not None and len(made) == rows:
             age = self._go_on(episodes[-rows:], first[-rows:], frames)
-        clip = self.episodes.cut(episodes, first, frames)
+        anchors = self.episodes.anchors(episodes, first, generator) if self.anchored else None
+        clip = self.episodes.cut(episodes, first, frames, anchors=anchors)
         begun = clip.latents[batch - rows :, : self.skip].clone()  # (b, skip, C, h, w)
         if made is not None and age.any():
             kept = torch.from_numpy(age > 0)
