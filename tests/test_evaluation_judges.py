@@ -25,7 +25,7 @@ from worldsim.evaluation.inverse import CLIP, Clips, accuracy, clips_at, draw_cl
 from worldsim.evaluation.judge import Judge, clips_of
 from worldsim.evaluation.openloop import Rollouts, cut_segments, other_actions, real
 from worldsim.evaluation.sight import Sight
-from worldsim.evaluation.suite import Suite
+from worldsim.evaluation.suite import Suite, split_episodes
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
 from worldsim.spaces import to_row
@@ -226,6 +226,32 @@ def test_clips_need_frames() -> None:
         draw_clips(Store(steps=2), "train", 4)
 
 
+# ---------------------------------------------------------------- what judges learn from
+
+
+def test_no_episode_is_both_learned_from_and_judged_by() -> None:
+    episode = np.repeat([3, 5, 8, 11, 20], 10)
+    kept, rest = split_episodes(episode, 30, True, seed=0)
+    assert sorted([*kept, *rest]) == list(range(50))
+    assert (len(kept), len(rest)) == (30, 20)
+    assert not set(episode[kept]) & set(episode[rest])
+    assert (np.diff(kept) < 0).any(), "rows come in any order"
+    assert {len(split_episodes(episode, count, True, seed=0)[0]) for count in (1, 9, 10)} == {10}
+    assert len(split_episodes(episode, 1000, True, seed=0)[0]) == 30
+    assert len({tuple(sorted(split_episodes(episode, 30, True, seed=seed)[0])) for seed in range(8)}) > 1
+    assert np.array_equal(kept, split_episodes(episode, 30, True, seed=0)[0])
+
+
+def test_where_nothing_is_to_be_spared_all_is_learned_from() -> None:
+    kept, rest = split_episodes(np.repeat([1, 2], 5), 4, False, seed=0)
+    assert (sorted(kept), len(rest)) == (list(range(10)), 0)
+
+
+def test_a_single_episode_is_split_by_rows() -> None:
+    kept, rest = split_episodes(np.zeros(9, np.int64), 100, True, seed=0)
+    assert (len(kept), len(rest)) == (6, 3)
+
+
 # ---------------------------------------------------------------- drift
 
 
@@ -351,5 +377,5 @@ def test_other_actions_are_those_of_the_segment_that_is_copied() -> None:
 
 
 def test_clips_can_be_taken() -> None:
-    clips = Clips(np.zeros((4, CLIP, 2, 2, 3), np.uint8), np.arange(4)[:, None])
+    clips = Clips(np.zeros((4, CLIP, 2, 2, 3), np.uint8), np.arange(4)[:, None], np.zeros(4, np.int64))
     assert clips.take(np.array([2, 0])).actions.tolist() == [[2], [0]]

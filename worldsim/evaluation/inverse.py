@@ -29,14 +29,15 @@ _FEWEST = 10  # a class that is true more rarely than this is not scored
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips of frames ``(N, CLIP, H, W, 3)`` uint8, and the action row ``(N, A)`` taken in frame ``BEFORE`` of each."""
+    """Clips of frames ``(N, CLIP, H, W, 3)`` uint8, the action row ``(N, A)`` taken in frame ``BEFORE`` of each, and its episode's number."""
 
     frames: NDArray[np.uint8]
     actions: NDArray[Any]
+    episode: NDArray[np.int64]
 
     def take(self, rows: NDArray[np.int64]) -> Clips:
         """Return some of them."""
-        return Clips(self.frames[rows], self.actions[rows])
+        return Clips(self.frames[rows], self.actions[rows], self.episode[rows])
 
 
 def draw_clips(store: EpisodeStore, split: str, count: int, *, seed: int = 0) -> Clips:
@@ -47,7 +48,7 @@ def draw_clips(store: EpisodeStore, split: str, count: int, *, seed: int = 0) ->
     """
     generator, episodes = np.random.default_rng((seed, 1)), store.split(split)
     wanted = min(len(episodes), -(-count // _PER_EPISODE))
-    frames, actions = list[NDArray[np.uint8]](), list[NDArray[Any]]()
+    frames, actions, numbers = list[NDArray[np.uint8]](), list[NDArray[Any]](), list[NDArray[np.int64]]()
     for i in sorted(generator.choice(len(episodes), size=wanted, replace=False)) if wanted else ():
         episode = store[episodes[i]]
         room = len(episode) + 1 - CLIP
@@ -55,9 +56,10 @@ def draw_clips(store: EpisodeStore, split: str, count: int, *, seed: int = 0) ->
             rows = BEFORE + generator.choice(room + 1, size=min(room + 1, -(-count // wanted)), replace=False)
             frames.append(np.stack([episode.frames[rows + k] for k in range(-BEFORE, AFTER + 1)], axis=1))
             actions.append(episode.actions[rows])
+            numbers.append(np.full(len(rows), episodes[i], np.int64))
     if not frames:
         raise ValueError(f"split {split!r} has no episode of {CLIP} frames to learn actions from: record more, or set fidelity=null")
-    return Clips(np.concatenate(frames), np.concatenate(actions))
+    return Clips(np.concatenate(frames), np.concatenate(actions), np.concatenate(numbers))
 
 
 def clips_at(steps: Sequence[int], segments: Sequence[Segment], frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -47,7 +47,7 @@ class Judge:
 
         Args:
             sight: A trained network, the probe's own where there is one; its features are for Frechet distances.
-            clips: ``(N, K, H, W, 3)`` real clips, others than it was trained on.
+            clips: ``(N, K, H, W, 3)`` real clips, of other episodes than it was trained on.
             probe: The probe.
             names: Of the state that it reads.
             edge: Share of real clips that lies below the range of a state, and above it, and beyond each limit of

@@ -171,7 +171,7 @@ def train_judges(
     if names and protocol.pairs:
         with watch.of("probe"):
             data = draw_pairs(store, "train", _drawn(protocol.pairs, wanted), seed=protocol.seed)
-            kept, rest = _split(len(data.frames), protocol.pairs, wanted, protocol.seed)
+            kept, rest = split_episodes(data.episode, protocol.pairs, wanted, protocol.seed)
             say(f"training the probe on {len(kept):,} pairs of real frames")
             probe = train_probe(data.take(kept), steps=protocol.probe_steps, seed=protocol.seed)
             spare = data.frames[rest]
@@ -179,7 +179,7 @@ def train_judges(
         with watch.of("inverse dynamics"):
             alone = wanted and probe is None
             clips = draw_clips(store, "train", _drawn(suite.fidelity.clips, alone), seed=protocol.seed)
-            kept, rest = _split(len(clips.frames), suite.fidelity.clips, alone, protocol.seed)
+            kept, rest = split_episodes(clips.episode, suite.fidelity.clips, alone, protocol.seed)
             say(f"training inverse dynamics on {len(kept):,} real clips")
             inverse = train_inverse(clips.take(kept), store.info.action_space, steps=suite.fidelity.steps, seed=protocol.seed)
             spare = clips.frames[rest] if alone else spare
@@ -196,8 +196,28 @@ def _drawn(count: int, spare: bool) -> int:
     return count + count // 2 if spare else count
 
 
-def _split(there: int, count: int, spare: bool, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split rows at random into at most ``count`` to train on and those to spare; a third is spared where there are too few."""
-    order = np.random.default_rng(seed).permutation(there)
-    kept = min(count, max(1, there * 2 // 3)) if spare else there
-    return order[:kept], order[kept:]
+def split_episodes(episode: NDArray[np.int64], count: int, spare: bool, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split rows at random into at most ``count`` to train on and those to spare, a third where there are too few.
+
+    No episode has rows in both, but for a single one: a probe reads more surely what it learned from, and the real range that is told by
+    such frames would be too narrow for others.
+
+    Args:
+        episode: ``(N,)`` of each row.
+        count: Rows to train on.
+        spare: Whether any are to be spared; otherwise all are trained on.
+        seed: For the order.
+
+    Returns:
+        Numbers of the rows ``(K,)`` and ``(M,)``.
+    """
+    generator, there = np.random.default_rng(seed), len(episode)
+    order, mixed = generator.permutation(there), generator.permutation(np.unique(episode))
+    if not spare:
+        return order, order[:0]
+    kept = min(count, max(1, there * 2 // 3))
+    if len(mixed) == 1:
+        return order[:kept], order[kept:]
+    sizes = np.cumsum([int((episode == one).sum()) for one in mixed])  # rows of so many episodes
+    own = np.isin(episode[order], mixed[: max(1, min(len(mixed) - 1, int(np.searchsorted(sizes, kept, side="right"))))])
+    return order[own], order[~own]
