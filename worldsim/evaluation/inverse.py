@@ -29,7 +29,7 @@ _FEWEST = 10  # a class that is true more rarely than this is not scored
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips of frames ``(N, CLIP, H, W, 3)`` uint8, the action row ``(N, A)`` taken in frame ``BEFORE`` of each, and its episode's number."""
+    """Clips of frames ``(N, CLIP, H, W, 3)`` uint8, the action ``(N, A)`` taken in frame ``BEFORE`` of each, and its episode ``(N,)``."""
 
     frames: NDArray[np.uint8]
     actions: NDArray[Any]
