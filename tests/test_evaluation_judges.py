@@ -24,8 +24,9 @@ from worldsim.evaluation.figures import Evidence
 from worldsim.evaluation.inverse import CLIP, Clips, accuracy, clips_at, draw_clips, train_inverse
 from worldsim.evaluation.judge import Judge, clips_of
 from worldsim.evaluation.openloop import Rollouts, cut_segments, other_actions, real
-from worldsim.evaluation.sight import Sight
-from worldsim.evaluation.suite import Suite, split_episodes
+from worldsim.evaluation.probe import draw_pairs
+from worldsim.evaluation.sight import PER_EPISODE, Sight, share_out
+from worldsim.evaluation.suite import Suite
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
 from worldsim.spaces import to_row
@@ -230,26 +231,25 @@ def test_clips_need_frames() -> None:
 
 
 def test_no_episode_is_both_learned_from_and_judged_by() -> None:
-    episode = np.repeat([3, 5, 8, 11, 20], 10)
-    kept, rest = split_episodes(episode, 30, True, seed=0)
-    assert sorted([*kept, *rest]) == list(range(50))
-    assert (len(kept), len(rest)) == (30, 20)
-    assert not set(episode[kept]) & set(episode[rest])
-    assert (np.diff(kept) < 0).any(), "rows come in any order"
-    assert {len(split_episodes(episode, count, True, seed=0)[0]) for count in (1, 9, 10)} == {10}
-    assert len(split_episodes(episode, 1000, True, seed=0)[0]) == 30
-    assert len({tuple(sorted(split_episodes(episode, 30, True, seed=seed)[0])) for seed in range(8)}) > 1
-    assert np.array_equal(kept, split_episodes(episode, 30, True, seed=0)[0])
+    episodes = list(range(100, 130))
+    own, others = share_out(episodes, 5 * PER_EPISODE, seed=0)
+    assert (len(own), sorted(own + others)) == (5, episodes)
+    assert (own, others) == share_out(episodes, 5 * PER_EPISODE, seed=0)
+    assert own != share_out(episodes, 5 * PER_EPISODE, seed=1)[0]
+    assert [len(part) for part in share_out(episodes, 10**6, seed=0)] == [20, 10]
+    assert share_out([7], 10, seed=0) == ([7], [7])
+    assert share_out([], 10, seed=0) == ([], [])
 
 
-def test_where_nothing_is_to_be_spared_all_is_learned_from() -> None:
-    kept, rest = split_episodes(np.repeat([1, 2], 5), 4, False, seed=0)
-    assert (sorted(kept), len(rest)) == (list(range(10)), 0)
-
-
-def test_a_single_episode_is_split_by_rows() -> None:
-    kept, rest = split_episodes(np.zeros(9, np.int64), 100, True, seed=0)
-    assert (len(kept), len(rest)) == (6, 3)
+def test_all_that_are_named_are_drawn_from_and_no_other() -> None:
+    store = Store(episodes=30)
+    named = store.split("train")[:7]
+    pairs, clips = draw_pairs(store, "train", 14, among=named), draw_clips(store, "train", 14, among=named)
+    assert (len(pairs.frames), len(clips.frames)) == (14, 14)
+    seen = [store[i].frames for i in named]
+    for drawn in (*pairs.frames[:, 0], *clips.frames[:, 0]):
+        assert any((drawn == frame).all() for frames in seen for frame in frames)
+    assert len(draw_pairs(store, "train", 14).frames) == 14, "one episode is enough"
 
 
 # ---------------------------------------------------------------- drift
@@ -377,5 +377,5 @@ def test_other_actions_are_those_of_the_segment_that_is_copied() -> None:
 
 
 def test_clips_can_be_taken() -> None:
-    clips = Clips(np.zeros((4, CLIP, 2, 2, 3), np.uint8), np.arange(4)[:, None], np.zeros(4, np.int64))
+    clips = Clips(np.zeros((4, CLIP, 2, 2, 3), np.uint8), np.arange(4)[:, None])
     assert clips.take(np.array([2, 0])).actions.tolist() == [[2], [0]]

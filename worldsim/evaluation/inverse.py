@@ -15,51 +15,44 @@ from torch.nn import functional as F
 
 from worldsim.evaluation.action_parts import Part, parts_of
 from worldsim.evaluation.openloop import Segment
-from worldsim.evaluation.sight import WIDTH, Sight, fit, look
+from worldsim.evaluation.sight import WIDTH, Sight, chosen_episodes, fit, look
 from worldsim.tokenizer import to_model
 from worldsim.types import EpisodeStore
 
 BEFORE, AFTER = 1, 2
 """Frames of a clip before the frame in which the action is taken, and after it: what has a mass shows an action late."""
 CLIP = BEFORE + 1 + AFTER
-_PER_EPISODE = 32
 _HEAVIEST = 10.0  # most that a rare class counts over a common one in training
 _FEWEST = 10  # a class that is true more rarely than this is not scored
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips of frames ``(N, CLIP, H, W, 3)`` uint8, the action ``(N, A)`` taken in frame ``BEFORE`` of each, and its episode ``(N,)``."""
+    """Clips of frames ``(N, CLIP, H, W, 3)`` uint8, and the action row ``(N, A)`` taken in frame ``BEFORE`` of each."""
 
     frames: NDArray[np.uint8]
     actions: NDArray[Any]
-    episode: NDArray[np.int64]
-
-    def take(self, rows: NDArray[np.int64]) -> Clips:
-        """Return some of them."""
-        return Clips(self.frames[rows], self.actions[rows], self.episode[rows])
 
 
-def draw_clips(store: EpisodeStore, split: str, count: int, *, seed: int = 0) -> Clips:
-    """Draw about ``count`` clips from episodes spread over a split.
+def draw_clips(store: EpisodeStore, split: str, count: int, *, seed: int = 0, among: Sequence[int] | None = None) -> Clips:
+    """Draw about ``count`` clips from episodes spread over a split, or from all of ``among``.
 
     Raises:
         ValueError: The split has no episode of ``CLIP`` frames.
     """
-    generator, episodes = np.random.default_rng((seed, 1)), store.split(split)
-    wanted = min(len(episodes), -(-count // _PER_EPISODE))
-    frames, actions, numbers = list[NDArray[np.uint8]](), list[NDArray[Any]](), list[NDArray[np.int64]]()
-    for i in sorted(generator.choice(len(episodes), size=wanted, replace=False)) if wanted else ():
-        episode = store[episodes[i]]
+    generator = np.random.default_rng((seed, 1))
+    chosen = chosen_episodes(store.split(split), count, generator) if among is None else sorted(among)
+    frames, actions = list[NDArray[np.uint8]](), list[NDArray[Any]]()
+    for i in chosen:
+        episode = store[i]
         room = len(episode) + 1 - CLIP
         if room >= 0:
-            rows = BEFORE + generator.choice(room + 1, size=min(room + 1, -(-count // wanted)), replace=False)
+            rows = BEFORE + generator.choice(room + 1, size=min(room + 1, -(-count // len(chosen))), replace=False)
             frames.append(np.stack([episode.frames[rows + k] for k in range(-BEFORE, AFTER + 1)], axis=1))
             actions.append(episode.actions[rows])
-            numbers.append(np.full(len(rows), episodes[i], np.int64))
     if not frames:
         raise ValueError(f"split {split!r} has no episode of {CLIP} frames to learn actions from: record more, or set fidelity=null")
-    return Clips(np.concatenate(frames), np.concatenate(actions), np.concatenate(numbers))
+    return Clips(np.concatenate(frames), np.concatenate(actions))
 
 
 def clips_at(steps: Sequence[int], segments: Sequence[Segment], frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldsim.evaluation.sight import WIDTH, Sight, fit, look
+from worldsim.evaluation.sight import WIDTH, Sight, chosen_episodes, fit, look
 from worldsim.tokenizer import to_model
 from worldsim.types import EpisodeStore
-
-_PER_EPISODE = 32
 
 
 @dataclass(frozen=True)
@@ -25,39 +23,31 @@ class Readable:
     Attributes:
         frames: ``(N, 2, H, W, 3)`` uint8.
         state: ``(N, S)`` float32 in physical units.
-        episode: ``(N,)`` int64 number of the episode that each is from.
     """
 
     frames: NDArray[np.uint8]
     state: NDArray[np.float32]
-    episode: NDArray[np.int64]
-
-    def take(self, rows: NDArray[np.int64]) -> Readable:
-        """Return some of them."""
-        return Readable(self.frames[rows], self.state[rows], self.episode[rows])
 
 
-def draw_pairs(store: EpisodeStore, split: str, count: int, *, seed: int = 0) -> Readable:
-    """Draw about ``count`` pairs of successive frames from episodes spread over a split.
+def draw_pairs(store: EpisodeStore, split: str, count: int, *, seed: int = 0, among: Sequence[int] | None = None) -> Readable:
+    """Draw about ``count`` pairs of successive frames from episodes spread over a split, or from all of ``among``.
 
     Raises:
         ValueError: The split has no episode of two frames.
     """
-    generator, episodes = np.random.default_rng(seed), store.split(split)
-    wanted = min(len(episodes), -(-count // _PER_EPISODE))
-    chosen = generator.choice(len(episodes), size=wanted, replace=False) if wanted else np.zeros(0, np.int64)
-    frames, state, numbers = list[NDArray[np.uint8]](), list[NDArray[np.float32]](), list[NDArray[np.int64]]()
-    for i in sorted(chosen):
-        episode = store[episodes[i]]
-        rows = generator.choice(len(episode), size=min(len(episode), -(-count // wanted)), replace=False)
+    generator = np.random.default_rng(seed)
+    chosen = chosen_episodes(store.split(split), count, generator) if among is None else sorted(among)
+    frames, state = list[NDArray[np.uint8]](), list[NDArray[np.float32]]()
+    for i in chosen:
+        episode = store[i]
+        rows = generator.choice(len(episode), size=min(len(episode), -(-count // len(chosen))), replace=False)
         frames.append(np.stack((episode.frames[rows], episode.frames[rows + 1]), axis=1))
         state.append(episode.state[rows + 1])
-        numbers.append(np.full(len(rows), episodes[i], np.int64))
     if not frames:
         raise ValueError(
             f"split {split!r} has no episodes to train the probe on: record more, or set protocol.pairs=0 to leave the probe out"
         )
-    return Readable(np.concatenate(frames), np.concatenate(state), np.concatenate(numbers))
+    return Readable(np.concatenate(frames), np.concatenate(state))
 
 
 class Probe(nn.Module):

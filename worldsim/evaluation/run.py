@@ -200,9 +200,11 @@ def _drift(
     real_clips = clips_ending(
         range(1, len(evidence.segments[0].actions) + 1), evidence.segments, real(evidence.segments), judge.sight.frames
     )
-    inside = float((~judge.outside(real_clips).any(axis=1)).mean())
+    outside = judge.outside(real_clips)
+    inside = float((~outside.any(axis=1)).mean())
+    by_criterion = {name: float(outside[:, k].mean()) for k, name in enumerate(judge.criteria)}
     report = {"rows": plan.rows, "steps": plan.steps // plan.rows, "sustained": plan.sustained, "edge": plan.edge, "bar": DRIFT_BAR}
-    return report | {"real": inside, "policies": told, "left_out": left_out}, replace(evidence, driven=driven)
+    return report | {"real": inside, "real_outside": by_criterion, "policies": told, "left_out": left_out}, replace(evidence, driven=driven)
 
 
 def write(folder: Path, report: dict[str, Any], evidence: Evidence) -> None:

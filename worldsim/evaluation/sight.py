@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +15,8 @@ from worldsim.tokenizer import to_model
 
 SIDE = 64
 """Larger frames are averaged down to this height and width in pixels."""
+PER_EPISODE = 32
+"""Clips that are drawn from an episode, where there are episodes enough."""
 WIDTH = 128
 """Numbers that ``Sight`` gives for a clip."""
 
@@ -42,6 +44,24 @@ class Sight(nn.Module):
             x = F.interpolate(x, size=(SIDE, SIDE), mode="area")  # (N, 3K, 64, 64)
         y: Tensor = self.body(x)  # (N, 128)
         return y
+
+
+def chosen_episodes(episodes: Sequence[int], count: int, generator: np.random.Generator) -> list[int]:
+    """Choose episodes to draw ``count`` clips from, in their order."""
+    wanted = min(len(episodes), -(-count // PER_EPISODE))
+    return [episodes[i] for i in sorted(generator.choice(len(episodes), size=wanted, replace=False))] if wanted else []
+
+
+def share_out(episodes: Sequence[int], count: int, *, seed: int) -> tuple[list[int], list[int]]:
+    """Share episodes out: some to draw ``count`` clips from and to learn from, at most two thirds, and all others to judge by.
+
+    What was learned from is read more surely than what was not, and what stays the same throughout an episode varies from one to the next
+    alone: a real range is only as wide as it should be where it is told by many episodes that nothing was learned from. A single episode is
+    used for both.
+    """
+    order = [episodes[i] for i in np.random.default_rng(seed).permutation(len(episodes))]
+    own = min(-(-count // PER_EPISODE), max(1, len(order) * 2 // 3))
+    return sorted(order[:own]), sorted(order[own:]) or sorted(order)
 
 
 @torch.inference_mode()

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from gymnasium import Space
-from numpy.typing import NDArray
 
 from worldsim.evaluation.drift import Drift
 from worldsim.evaluation.endings import Endings
@@ -19,6 +18,7 @@ from worldsim.evaluation.inverse import Inverse, draw_clips, train_inverse
 from worldsim.evaluation.judge import Judge
 from worldsim.evaluation.memory import Memory
 from worldsim.evaluation.probe import Probe, draw_pairs, train_probe
+from worldsim.evaluation.sight import share_out
 from worldsim.types import EpisodeStore, Policy
 
 
@@ -170,19 +170,21 @@ def train_judges(
     probe, inverse = None, None
     if names and protocol.pairs:
         with watch.of("probe"):
-            data = draw_pairs(store, "train", _drawn(protocol.pairs, wanted), seed=protocol.seed)
-            kept, rest = split_episodes(data.episode, protocol.pairs, wanted, protocol.seed)
-            say(f"training the probe on {len(kept):,} pairs of real frames")
-            probe = train_probe(data.take(kept), steps=protocol.probe_steps, seed=protocol.seed)
-            spare = data.frames[rest]
+            own, others = _share_out(store, protocol.pairs, wanted, protocol.seed)
+            data = draw_pairs(store, "train", protocol.pairs, seed=protocol.seed, among=own)
+            say(f"training the probe on {len(data.frames):,} pairs of real frames")
+            probe = train_probe(data, steps=protocol.probe_steps, seed=protocol.seed)
+            if wanted:
+                spare = draw_pairs(store, "train", protocol.pairs // 2, seed=protocol.seed, among=others).frames
     if suite.fidelity is not None:
         with watch.of("inverse dynamics"):
             alone = wanted and probe is None
-            clips = draw_clips(store, "train", _drawn(suite.fidelity.clips, alone), seed=protocol.seed)
-            kept, rest = split_episodes(clips.episode, suite.fidelity.clips, alone, protocol.seed)
-            say(f"training inverse dynamics on {len(kept):,} real clips")
-            inverse = train_inverse(clips.take(kept), store.info.action_space, steps=suite.fidelity.steps, seed=protocol.seed)
-            spare = clips.frames[rest] if alone else spare
+            own, others = _share_out(store, suite.fidelity.clips, alone, protocol.seed)
+            clips = draw_clips(store, "train", suite.fidelity.clips, seed=protocol.seed, among=own)
+            say(f"training inverse dynamics on {len(clips.frames):,} real clips")
+            inverse = train_inverse(clips, store.info.action_space, steps=suite.fidelity.steps, seed=protocol.seed)
+            if alone:
+                spare = draw_clips(store, "train", suite.fidelity.clips // 2, seed=protocol.seed, among=others).frames
     trained = probe or inverse
     if not wanted or trained is None:
         return Judges(probe, inverse)
@@ -191,33 +193,6 @@ def train_judges(
     return Judges(probe, inverse, Judge.of(trained.sight, spare, probe=probe, names=told, edge=edge))
 
 
-def _drawn(count: int, spare: bool) -> int:
-    """Return how many clips to draw to train on ``count`` of them and, where some are to spare, judge by half as many."""
-    return count + count // 2 if spare else count
-
-
-def split_episodes(episode: NDArray[np.int64], count: int, spare: bool, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split rows at random into at most ``count`` to train on and those to spare, a third where there are too few.
-
-    No episode has rows in both, but for a single one: a probe reads more surely what it learned from, and the real range that is told by
-    such frames would be too narrow for others.
-
-    Args:
-        episode: ``(N,)`` of each row.
-        count: Rows to train on.
-        spare: Whether any are to be spared; otherwise all are trained on.
-        seed: For the order.
-
-    Returns:
-        Numbers of the rows ``(K,)`` and ``(M,)``.
-    """
-    generator, there = np.random.default_rng(seed), len(episode)
-    order, mixed = generator.permutation(there), generator.permutation(np.unique(episode))
-    if not spare:
-        return order, order[:0]
-    kept = min(count, max(1, there * 2 // 3))
-    if len(mixed) == 1:
-        return order[:kept], order[kept:]
-    sizes = np.cumsum([int((episode == one).sum()) for one in mixed])  # rows of so many episodes
-    own = np.isin(episode[order], mixed[: max(1, min(len(mixed) - 1, int(np.searchsorted(sizes, kept, side="right"))))])
-    return order[own], order[~own]
+def _share_out(store: EpisodeStore, count: int, judged: bool, seed: int) -> tuple[list[int] | None, list[int] | None]:
+    """Return the training episodes to learn ``count`` clips from and those to judge by; None and None, for any, where nothing is judged."""
+    return share_out(store.split("train"), count, seed=seed) if judged else (None, None)
