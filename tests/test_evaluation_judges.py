@@ -21,7 +21,7 @@ from worldsim.evaluation.distance import Basis, band, frechet
 from worldsim.evaluation.drift import Drift, drive, figures_of, first_stretch, longest_stretch
 from worldsim.evaluation.fidelity import fidelity
 from worldsim.evaluation.figures import Evidence
-from worldsim.evaluation.inverse import CLIP, Clips, accuracy, clips_at, draw_clips, train_inverse
+from worldsim.evaluation.inverse import CLIP, accuracy, clips_at, draw_clips, train_inverse
 from worldsim.evaluation.judge import Judge, clips_of
 from worldsim.evaluation.openloop import Rollouts, cut_segments, other_actions, real
 from worldsim.evaluation.probe import draw_pairs
@@ -374,8 +374,3 @@ def test_other_actions_are_those_of_the_segment_that_is_copied() -> None:
     for segment, frames in zip(other_actions(evidence.segments), evidence.others.frames, strict=True):
         source = next(own for own in evidence.segments if (own.actions == segment.actions).all())
         assert (source.frames == frames).all()
-
-
-def test_clips_can_be_taken() -> None:
-    clips = Clips(np.zeros((4, CLIP, 2, 2, 3), np.uint8), np.arange(4)[:, None])
-    assert clips.take(np.array([2, 0])).actions.tolist() == [[2], [0]]
