@@ -175,7 +175,7 @@ def train_judges(
             say(f"training the probe on {len(data.frames):,} pairs of real frames")
             probe = train_probe(data, steps=protocol.probe_steps, seed=protocol.seed)
             if wanted:
-                spare = draw_pairs(store, "train", protocol.pairs // 2, seed=protocol.seed, among=others).frames
+                spare = draw_pairs(store, "train", max(2, protocol.pairs // 2), seed=protocol.seed, among=others).frames
     if suite.fidelity is not None:
         with watch.of("inverse dynamics"):
             alone = wanted and probe is None
@@ -184,7 +184,7 @@ def train_judges(
             say(f"training inverse dynamics on {len(clips.frames):,} real clips")
             inverse = train_inverse(clips, store.info.action_space, steps=suite.fidelity.steps, seed=protocol.seed)
             if alone:
-                spare = draw_clips(store, "train", suite.fidelity.clips // 2, seed=protocol.seed, among=others).frames
+                spare = draw_clips(store, "train", max(2, suite.fidelity.clips // 2), seed=protocol.seed, among=others).frames
     trained = probe or inverse
     if not wanted or trained is None:
         return Judges(probe, inverse)
