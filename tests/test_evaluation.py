@@ -298,12 +298,14 @@ def test_command_writes_report_and_card(
     )
     small = [f"protocol.{key}={value}" for key, value in vars(SMALL).items()]
     small += ["long.segments=2", "fidelity.clips=40", "fidelity.steps=3", "drift.steps=40", "drift.rows=2", "endings.horizon=6"]
+    small += ["drift.source.random=there"]
     run_module.main(
         compose("evaluate", [f"world={folder}", f"out={tmp_path / 'out'}", "card=true", "cost=an hour", "sampling.steps=1", *small])
     )
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {"long", "distance", "fidelity", "drift", "endings"} <= set(report)
     assert set(report["drift"]["policies"]) == {"random", "camera"}
+    assert set(report["drift"]["source"]) == {"random"}
     assert report["long"]["horizon"] == 10
     text = (tmp_path / "out" / "report.md").read_text()
     for part in ("Open loop, long", "Frechet", "Action fidelity", "Drift", "Endings", "**accuracy**", "drift_frames.png"):
@@ -311,6 +313,7 @@ def test_command_writes_report_and_card(
     card, spec = (folder / "README.md").read_text(), WorldSpec.load(folder)
     assert json.loads((tmp_path / "out" / "report.json").read_text())["world"]["sampling"]["steps"] == 1
     assert "model card written to" in capsys.readouterr().out
+    assert set(spec.quality["drift"]["random"]) - set(spec.quality["drift"]["camera"]) == {"source_inside"}
     assert set(spec.quality) >= {"psnr", "ssim", "margins", "reward", "state"}
     assert WorldModel.from_pretrained(folder).spec.quality == spec.quality
     for part in ("license: apache-2.0", "# tiny", "an hour", "pictures/rollouts.png", "GFLOP", "## Limits", "### Open loop", "CarRacing"):

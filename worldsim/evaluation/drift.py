@@ -19,8 +19,9 @@ from worldsim.types import Observation, Policy
 BAR = 0.95
 """Least share of steps in the real range."""
 SHOWN = (0, 100, 1000, 5000, 10_000)
+STRETCHES = 25
+"""Points of the curve, at most."""
 _CHUNK = 32  # steps that are judged at once
-_STRETCHES = 25  # points of the curve
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def figures_of(outside: NDArray[np.bool_], criteria: Sequence[str], *, sustained
     began = [first_stretch(~row, sustained) for row in inside]
     failed = sorted(step for step in began if step is not None)
     middle = (len(began) + 1) // 2
-    pieces = np.array_split(np.arange(inside.shape[1]), min(_STRETCHES, inside.shape[1]))
+    pieces = np.array_split(np.arange(inside.shape[1]), min(STRETCHES, inside.shape[1]))
     return {
         "rows": len(inside),
         "steps": inside.shape[1],

@@ -66,6 +66,7 @@ def _curves(path: Path, curves: Mapping[str, Any], title: str) -> None:
 def _drift(folder: Path, part: Mapping[str, Any], evidence: Evidence) -> list[str]:
     curves = {name: own["curve"] for name, own in part["policies"].items()}
     at = next(iter(part["policies"].values()))["curve_steps"]
+    curves |= {f"source, {name}": own["curve"] for name, own in part["source"].items()}
     curves["real held-out clips"] = [part["real"]] * len(at)
     line_chart(folder / "drift.png", curves, title="Drift: share of steps in the real range, by step", at=at)
     save_sheet(folder / "drift_frames.png", np.concatenate([_sheet(frames) for frames in evidence.driven.values()]))

@@ -43,6 +43,8 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
         kept["fidelity"] = {name: {key: period[key] for key in ("mean", "ratio") if key in period} for name, period in periods}
     if "drift" in report:
         kept["drift"] = {name: {key: own[key] for key in _DRIFT} for name, own in report["drift"]["policies"].items()}
+        for name, own in report["drift"]["source"].items():
+            kept["drift"][name]["source_inside"] = own["inside"]
     if report.get("endings", {}).get("positives"):
         kept["endings"] = {key: report["endings"][key] for key in ("positives", "negatives", "auc", "rule", "score", "tuned")}
     if "uncertainty" in report:

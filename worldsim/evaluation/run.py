@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from worldsim.evaluation.labels import labels
 from worldsim.evaluation.memory import memory
 from worldsim.evaluation.openloop import Segment, check_fit, cut_segments, imagine, longest_horizon, other_actions, real
 from worldsim.evaluation.report import model_card, record_quality
+from worldsim.evaluation.source_drift import figures_of_recorded, judge_recorded
 from worldsim.evaluation.speed import machine_facts
 from worldsim.evaluation.suite import Judges, Long, Protocol, Stopwatch, Suite, train_judges
 from worldsim.evaluation.tables import to_markdown
@@ -92,6 +93,8 @@ def evaluate(
     check_fit(world.spec, store)
     _say_of_labels(world, store, say)
     suite, watch, simulator = suite or Suite(), Stopwatch(), Simulator(world, sampling=sampling)
+    for source in suite.sources.values():
+        check_fit(world.spec, source)
     cut = {name: getattr(protocol, name) for name in ("split", "context", "horizon", "per_episode", "seed")}
     segments = cut_segments(store, limit=protocol.segments, **cut)
     names = [name for name in world.spec.state_names if name in store.info.state_names]
@@ -118,6 +121,7 @@ def evaluate(
     if suite.drift is not None and suite.policies and judges.judge is not None:
         with watch.of("drift"):
             report["drift"], evidence = _drift(simulator, suite, suite.drift, judges.judge, evidence, say)
+            report["drift"]["source"] = _source_drift(suite, suite.drift, judges.judge, protocol.context, report["drift"]["policies"], say)
     return report | {"seconds": watch.seconds}, evidence
 
 
@@ -205,6 +209,17 @@ def _drift(
     by_criterion = {name: float(outside[:, k].mean()) for k, name in enumerate(judge.criteria)}
     report = {"rows": plan.rows, "steps": plan.steps // plan.rows, "sustained": plan.sustained, "edge": plan.edge, "bar": DRIFT_BAR}
     return report | {"real": inside, "real_outside": by_criterion, "policies": told, "left_out": left_out}, replace(evidence, driven=driven)
+
+
+def _source_drift(
+    suite: Suite, plan: Drift, judge: Judge, context: int, driven: Collection[str], say: Callable[[str], None]
+) -> dict[str, Any]:
+    told, steps = dict[str, Any](), plan.steps // plan.rows
+    for name, store in ((name, store) for name, store in suite.sources.items() if name in driven):
+        say(f"judging the source itself, driven by {name}")
+        kept = judge_recorded(judge, store, context=context, rows=plan.rows, steps=steps)
+        told[name] = figures_of_recorded(kept, judge.criteria, steps=steps)
+    return told
 
 
 def write(folder: Path, report: dict[str, Any], evidence: Evidence) -> None:

@@ -21,6 +21,8 @@ from worldsim.evaluation.probe import Probe, draw_pairs, train_probe
 from worldsim.evaluation.sight import share_out
 from worldsim.types import EpisodeStore, Policy
 
+_READER = {"_target_": "worldsim.datasets.reader.EpisodeReader"}
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -94,6 +96,7 @@ class Suite:
         endings: Termination.
         memory: Turning away and coming back; left out without the name of a heading.
         policies: Who drives, by name.
+        sources: Recorded drives of the source under some of these, by the same names.
         left_out: Why other policies do not, by name.
     """
 
@@ -104,6 +107,7 @@ class Suite:
     endings: Endings | None = field(default_factory=Endings)
     memory: Memory | None = None
     policies: Mapping[str, Policy] = field(default_factory=dict)
+    sources: Mapping[str, EpisodeStore] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
@@ -113,20 +117,35 @@ class Suite:
         Args:
             settings: Plain containers by section; null leaves one out.
             space: The world's action space; a policy that refuses it is left out.
-            build: Makes a policy from its settings and ``action_space``.
+            build: Makes a policy from its settings and ``action_space``, and a store of recorded drives.
         """
         kinds = {"long": Long, "distance": Distance, "fidelity": Fidelity, "endings": Endings, "memory": Memory}
         sections = {name: kind(**settings[name]) for name, kind in kinds.items() if settings.get(name) is not None}
         sections = {name: sections.get(name) for name in kinds}
         policies, left_out = dict[str, Policy](), dict[str, str]()
         drift = dict(settings.get("drift") or {})
+        given_sources = drift.pop("source", None) or {}
         for name, given in (drift.pop("policies", None) or {}).items():
             if given is not None:
                 try:
                     policies[name] = build(given, action_space=space)
                 except ValueError as error:
                     left_out[name] = str(error)
-        return Suite(**sections, drift=Drift(**drift) if drift else None, policies=policies, left_out=left_out)
+        sources = {name: build({**_READER, "path": path}) for name, path in _told(given_sources, policies, left_out).items()}
+        return Suite(**sections, drift=Drift(**drift) if drift else None, policies=policies, sources=sources, left_out=left_out)
+
+
+def _told(paths: Mapping[str, str | None], policies: Mapping[str, Policy], left_out: Mapping[str, str]) -> dict[str, str]:
+    """Return the recorded drives of the policies that are there.
+
+    Raises:
+        ValueError: One is given for a policy that is not.
+    """
+    given = {name: path for name, path in paths.items() if path is not None}
+    for name in given:
+        if name not in policies and name not in left_out:
+            raise ValueError(f"drift.source.{name}={given[name]!r} is of a policy that does not drive: set drift.policies.{name}")
+    return {name: path for name, path in given.items() if name in policies}
 
 
 class Stopwatch:

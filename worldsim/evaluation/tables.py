@@ -171,9 +171,18 @@ def _drift(part: Mapping[str, Any]) -> str:
                 f"`{worst}` ({share:.1%})",
             ]
         )
+        if name in part["source"]:
+            rows.append(_driven_source(name, part["source"][name]))
     left = "".join(f"\n- `{name}` was left out: {why}.\n" for name, why in part["left_out"].items())
     bar = f"\n- Bar: {part['bar']:.0%} of steps in the real range.\n"
+    if part["source"]:
+        bar += "- `the source` are recorded drives of the source itself under the same policy, as long: more cannot be asked of a world.\n"
     return "## Drift\n\n" + note + "\n" + table(head, rows) + bar + left
+
+
+def _driven_source(name: str, part: Mapping[str, Any]) -> list[Any]:
+    worst, share = max(part["outside"].items(), key=lambda item: item[1])
+    return [f"{name}, the source ({part['steps']:,} steps)", f"{part['inside']:.1%}", "", "", "", "", f"`{worst}` ({share:.1%})"]
 
 
 def _reward(part: Mapping[str, Any]) -> str:
