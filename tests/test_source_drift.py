@@ -54,23 +54,30 @@ def judge() -> Judge:
 def test_every_step_after_the_context_is_judged_by_the_frames_that_lead_to_it(judge: Judge) -> None:
     dark = noise(31, seed=1)
     dark[20:] = 0
-    (found,) = judge_recorded(judge, store_of(dark), context=4, rows=8, steps=100)
+    (found,) = judge_recorded(judge, store_of(dark), context=4, steps=100, total=1000)
     assert len(found) == 31 - 4
     bad = np.asarray(found.any(axis=1))
     assert bad[16:].all()  # step 17 leads to frame 20, the first that is black
     assert not bad[:16].all()
-    whole, short = judge_recorded(judge, store_of(dark, dark[:13]), context=4, rows=8, steps=100)
+    whole, short = judge_recorded(judge, store_of(dark, dark[:13]), context=4, steps=100, total=1000)
     assert (whole == found).all()
     assert (short == found[:9]).all()
-    assert (judge_recorded(judge, store_of(dark), context=4, rows=8, steps=6)[0] == found[:6]).all()
-    assert (judge_recorded(judge, store_of(dark), context=1, rows=8, steps=100)[0][3:] == found).all()
+    assert (judge_recorded(judge, store_of(dark), context=4, steps=6, total=1000)[0] == found[:6]).all()
+    assert (judge_recorded(judge, store_of(dark), context=1, steps=100, total=1000)[0][3:] == found).all()
 
 
-def test_as_many_drives_as_asked_for_those_that_are_too_short_aside(judge: Judge) -> None:
+def test_as_many_drives_as_make_the_steps_asked_for_those_that_are_too_short_aside(judge: Judge) -> None:
     store = store_of(noise(5), noise(4), *(noise(12, seed) for seed in range(3)))
-    assert [len(each) for each in judge_recorded(judge, store, context=4, rows=3, steps=100)] == [1, 8, 8]
+
+    def lengths(total: int, steps: int = 100) -> list[int]:
+        return [len(each) for each in judge_recorded(judge, store, context=4, steps=steps, total=total)]
+
+    assert lengths(9) == [1, 8]
+    assert lengths(10) == [1, 8, 8]
+    assert lengths(1000) == [1, 8, 8, 8]
+    assert lengths(10, steps=3) == [1, 3, 3, 3]
     with pytest.raises(ValueError, match=r"drift.source: no episode of 'long' goes on after 20 frames: record longer ones"):
-        judge_recorded(judge, store, context=20, rows=3, steps=100)
+        judge_recorded(judge, store, context=20, steps=100, total=10)
 
 
 def test_shares_are_of_the_steps_there_are() -> None:

@@ -217,7 +217,7 @@ def _source_drift(
     told, steps = dict[str, Any](), plan.steps // plan.rows
     for name, store in ((name, store) for name, store in suite.sources.items() if name in driven):
         say(f"judging the source itself, driven by {name}")
-        kept = judge_recorded(judge, store, context=context, rows=plan.rows, steps=steps)
+        kept = judge_recorded(judge, store, context=context, steps=steps, total=plan.steps)
         told[name] = figures_of_recorded(kept, judge.criteria, steps=steps)
     return told
 

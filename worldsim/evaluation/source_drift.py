@@ -15,15 +15,15 @@ from worldsim.types import EpisodeStore
 _CHUNK = 256  # clips that are judged at once
 
 
-def judge_recorded(judge: Judge, store: EpisodeStore, *, context: int, rows: int, steps: int) -> list[NDArray[np.bool_]]:
+def judge_recorded(judge: Judge, store: EpisodeStore, *, context: int, steps: int, total: int) -> list[NDArray[np.bool_]]:
     """Judge the first recorded drives, from where an imagined one would begin.
 
     Args:
         judge: Judges their frames alone.
         store: Episodes of the source under one policy, longer than those that the world was trained on.
         context: First frames of an episode, which an imagined drive would start from.
-        rows: Most episodes.
-        steps: Most steps of each.
+        steps: Most steps of each episode.
+        total: Steps of all after which no further episode is read.
 
     Returns:
         By which criteria each step is not in the real range, ``(T, S + 2)`` an episode; T differs where some end early.
@@ -33,7 +33,7 @@ def judge_recorded(judge: Judge, store: EpisodeStore, *, context: int, rows: int
     """
     before, kept = max(0, context + 1 - judge.sight.frames), list[NDArray[np.bool_]]()
     for index in range(len(store)):
-        if len(kept) == rows:
+        if sum(map(len, kept)) >= total:
             break
         frames = np.asarray(store[index].frames)[before : context + steps]
         if len(frames) + before > context:
