@@ -12,7 +12,9 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
+from worldsim.changes import BASE, CHANGES, LEVELS, apply_changes, find_changes
 from worldsim.files import save_tensors
 from worldsim.spec import FILE
 
@@ -65,13 +67,19 @@ def read_files(folder: Path) -> list[Path]:
     if not (folder / FILE).is_file():
         raise ValueError(f"{folder} is no world: it has no {FILE}; train one with 'worldsim train dynamics' or use a shipped name")
     parts = [*COMPONENTS, *(part for part in OPTIONAL if (folder / part).is_dir())]
-    files = [folder / FILE, *(folder / part / file for part in parts for file in ("config.json", WEIGHTS))]
+    files = [folder / FILE, *(folder / part / file for part in parts for file in ("config.json", *_weight_files(folder / part)))]
     for file in files:
         if not file.is_file():
             raise ValueError(
                 f"world {folder} is incomplete: {file.relative_to(folder)} is missing; restore it from a copy of the checkpoint"
             )
     return sorted([*files, *folder.glob("contexts.safetensors")])
+
+
+def _weight_files(part: Path) -> tuple[str, ...]:
+    """Return the names of the files that hold a component's weights: one, or older ones and what has changed since."""
+    changed = (part / CHANGES).is_file() and not (part / WEIGHTS).is_file()
+    return (BASE, CHANGES) if changed else (WEIGHTS,)
 
 
 def content_hash(folder: Path) -> str:
@@ -92,6 +100,26 @@ def save_component(module: ModelMixin, folder: Path) -> None:
     module.save_config(folder)
     half = {name: value.half() if value.dtype == torch.float32 else value for name, value in module.state_dict().items()}
     save_tensors(half, folder / WEIGHTS, metadata={"format": "pt"})
+    for old in (CHANGES, BASE):
+        (folder / old).unlink(missing_ok=True)
+
+
+def save_changes(module: ModelMixin, folder: Path, *, levels: int = LEVELS) -> None:
+    """Store a component as what it changed of the weights that are in ``folder``, which stay: see ``worldsim.changes``.
+
+    Args:
+        module: The component as it is now.
+        folder: That of an older state of it, whole or stored in this way; older changes are replaced.
+        levels: See ``worldsim.changes.find_changes``.
+
+    Raises:
+        ValueError: There are no older weights, they are damaged, or the disk is full or refuses.
+    """
+    kept = BASE if _weight_files(folder) == (BASE, CHANGES) else WEIGHTS
+    changes = find_changes(module.state_dict(), _read_tensors(folder / kept), levels=levels)
+    save_tensors(changes, folder / CHANGES, metadata={"format": "pt"})
+    (folder / kept).replace(folder / BASE)
+    module.save_config(folder)
 
 
 def load_component(kind: type[M], folder: Path) -> M:
@@ -108,11 +136,13 @@ def load_component(kind: type[M], folder: Path) -> M:
         raise ValueError(f"{config} is no valid JSON ({error}): restore it from a copy of the checkpoint") from error
     except TypeError as error:
         raise ValueError(f"{config} is damaged ({error}): restore it from a copy of the checkpoint") from error
-    file = folder / WEIGHTS
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"weights {file} are truncated or damaged ({error}): restore the file from a copy of the checkpoint") from error
+    *base, name = _weight_files(folder)
+    file, tensors = folder / name, _read_tensors(folder / name)
+    if base:
+        try:
+            tensors = apply_changes(tensors, _read_tensors(folder / base[0]))
+        except ValueError as error:
+            raise ValueError(f"weights {file} are damaged ({error}): restore both from one copy of the checkpoint") from error
     tensors = {name: value.float() if value.dtype == torch.float16 else value for name, value in tensors.items()}
     for name, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
@@ -124,3 +154,10 @@ def load_component(kind: type[M], folder: Path) -> M:
     except RuntimeError as error:
         raise ValueError(f"weights {file} do not fit {config} ({error}): restore both from one copy of the checkpoint") from error
     return module
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"weights {file} are truncated or damaged ({error}): restore the file from a copy of the checkpoint") from error
