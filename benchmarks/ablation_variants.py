@@ -105,6 +105,11 @@ VARIANTS: dict[str, Variant] = {
         init="base",
         share=0.5,
     ),
+    "tail-anchor": Variant(
+        "on from the base, the first frame of a rollout stacked for ever", ("model.anchor=true",), init="base", share=0.5
+    ),
+    "tail-fading": Variant("the same, half the contexts faded", ("model.anchor=true", "objective.fading=0.5"), init="base", share=0.5),
+    "tail-no-pixel-loss": Variant("on from the base, no error in pixels", ("objective.pixel_loss=0",), init="base", share=0.5),
     "history-0": Variant("no frames stacked to the channels", ("model.history=0",)),
     "history-1": Variant("one frame stacked, not two", ("model.history=1",)),
     "window-4": Variant("window of 4 frames, not 8", ("model.window=4",)),
