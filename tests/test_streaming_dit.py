@@ -19,6 +19,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "no history": {"history": 0},
     "history 1": {"history": 1},
     "anchor": {"anchor": True},
+    "carry": {"carry": 3},
+    "carry, patches of one, an anchor": {"carry": 5, "patch_size": 1, "anchor": True},
     "anchor, history 1": {"anchor": True, "history": 1},
     "patch 1": {"patch_size": 1},
     "patch 4": {"patch_size": 4},

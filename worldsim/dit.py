@@ -81,6 +81,8 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
         history: Past frames stacked to each frame's channels; 0 turns it off.
         anchor: Behind them also stack the frame that the rollout began from, which stays: what the world looks like is not forgotten with
             the frames that showed it (as attention sinks keep first tokens, Xiao et al. 2024, section 3.2, but seen by every block).
+        carry: Side of the kernels by which each latent of the frame before is also carried along, one kernel a place, read from the last
+            tokens (dynamic filters, Jia et al. 2016, section 3.2); odd, 0 turns it off. What is seen and moves need not be drawn anew.
         conv: Depthwise 3x3 convolution over the token grid before each block.
         long_skips: Feed each block of the first half to its mirror in the second (U-ViT, Bao et al. 2023, section 3.1).
         activation: Of the MLPs: ``silu`` or ``gelu``.
@@ -107,6 +109,7 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
         window: int = 8,
         history: int = 2,
         anchor: bool = False,
+        carry: int = 0,
         conv: bool = False,
         long_skips: bool = False,
         registers: int = 0,
@@ -122,6 +125,10 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"latent size {h}x{w} must be a multiple of patch_size {patch_size}")
         if anchor and not history:
             raise ValueError("anchor=true needs history=1 or more: the output begins as a copy of the frame before, not of the anchor")
+        if carry and (carry < 0 or carry % 2 == 0 or not history):
+            raise ValueError(
+                f"carry={carry} must be an odd side of kernels, or 0, and needs history=1 or more: it carries the frame before"
+            )
         self.grid = (h // patch_size, w // patch_size)
         self.embed = nn.Conv2d(c * (1 + history + anchor), width, patch_size, stride=patch_size)
         self.place = nn.Parameter(torch.zeros(self.grid[0] * self.grid[1] + registers, width))
@@ -145,6 +152,7 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.norm_out = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation_out = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width + 2 * c))
         self.project_out = nn.Linear(width, c * patch_size**2)
+        self.kernels = nn.Linear(width, (carry * patch_size) ** 2) if carry else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -160,6 +168,8 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 nn.init.zeros_(block.conv.weight)
         nn.init.zeros_(self.modulation_out.get_parameter("1.weight"))
         nn.init.zeros_(self.project_out.weight)
+        if self.kernels is not None:
+            nn.init.zeros_(self.kernels.weight)
         for skip in self.skips:
             with torch.no_grad():
                 skip.weight.copy_(torch.cat((torch.eye(skip.out_features), torch.zeros(skip.out_features, skip.out_features)), dim=1))
@@ -205,6 +215,9 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
         latents = latents + skip_self * x.latents  # (B, F, C, h, w)
         if self.config.history:
             latents = latents + (1 + skip_last) * x.history[:, :, : x.latents.shape[2]]  # (B, F, C, h, w)
+        if self.kernels is not None:
+            kernels = self._unpatchify(self.kernels(hidden))  # (B, F, k*k, h, w)
+            latents = latents + carried(x.history[:, :, : x.latents.shape[2]], kernels)  # (B, F, C, h, w)
         return FrameOutputs(latents, hidden, keys, values)
 
     def _run_blocks(
@@ -237,3 +250,11 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
         p, (rows, columns) = self.config.patch_size, self.grid
         x = tokens[:, :, : rows * columns].unflatten(-1, (p, p, -1)).unflatten(2, (rows, columns))  # (B, F, h', w', p, p, C)
         return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)  # (B, F, C, h, w)
+
+
+def carried(latents: Tensor, kernels: Tensor) -> Tensor:
+    """Give each place the sum of the latents round it ``(B, F, C, h, w)``, none beyond the edge, by its kernel ``(B, F, k*k, h, w)``."""
+    b, f, c, h, w = latents.shape
+    side = round(kernels.shape[2] ** 0.5)
+    around = nn.functional.unfold(latents.flatten(0, 1).to(kernels.dtype), side, padding=side // 2)  # (B*F, C*k*k, h*w)
+    return (around.view(b, f, c, -1, h, w) * kernels.unsqueeze(2)).sum(3)  # (B, F, C, h, w)

@@ -89,6 +89,8 @@ class StreamingDiT:
         self._skips = [self._layer(skip) for skip in dit.skips]
         self._modulate = self._read_modulation(dit)
         self._project = self._layer(dit.project_out)
+        self._carry = None if dit.kernels is None else self._layer(dit.kernels)
+        self._around = _around(self._cut, self.channels, self._size, config.carry) if config.carry else None
         first, last = (cast("nn.Linear", dit.action_embed.mlp[i]) for i in (0, 2))
         self._action = (*_floats(first), *_floats(last))
         self._condition = _floats(dit.condition_embed)
@@ -256,7 +258,20 @@ class StreamingDiT:
         size = patches.shape[-1]
         gates = modulation[:, None, (6 * len(self._blocks) + 2) * self.width :].float()  # (B, 1, 1 or 2 p*p*C)
         made = torch.addcmul(made, gates[..., :size], patches)  # (B, n, p*p*C)
-        return made if shared.newest is None else torch.addcmul(made, gates[..., size:], shared.newest)  # (B, n, p*p*C)
+        if shared.newest is None:
+            return made
+        made = torch.addcmul(made, gates[..., size:], shared.newest)  # (B, n, p*p*C)
+        return made if self._carry is None else made + self._carried(hidden, shared.newest)  # (B, n, p*p*C)
+
+    def _carried(self, hidden: Tensor, newest: Tensor) -> Tensor:
+        """Carry patches ``(B, n, p*p*C)`` along by the kernels that last tokens ``(B, N, D)`` hold."""
+        assert self._carry is not None
+        assert self._around is not None
+        kernels = F.linear(hidden[:, : newest.shape[1]], *self._carry).float()  # (B, n, p*p*k*k)
+        places = F.pad(newest.reshape(newest.shape[0], -1, self.channels), (0, 0, 0, 1))  # (B, n*p*p + 1, C), the last beyond the edge
+        around = places[:, self._around]  # (B, n*p*p, k*k, C)
+        taken = torch.matmul(kernels.view(*around.shape[:2], 1, -1), around)  # (B, n*p*p, 1, C)
+        return taken.view_as(newest)  # (B, n, p*p*C)
 
     def _pad(self, tokens: Tensor) -> Tensor:
         return F.pad(tokens, (0, 0, 0, self.registers)) if self.registers else tokens  # (B, N, D)
@@ -304,6 +319,15 @@ class StreamingDiT:
         shares = torch.softmax(scores.add_(shared.mask), dim=-1)  # (B, N, heads, P)
         seen = torch.bmm(shares.view(-1, 1, places), values.view(-1, places, self.head_dim)).view(size)  # (B, N, heads, d)
         return seen.to(self.dtype)
+
+
+def _around(cut: Tensor, channels: int, size: tuple[int, int], side: int) -> Tensor:
+    """Return which places each place of patches is carried from, ``(n*p*p, k*k)``, as places of patches; ``n*p*p`` beyond the edge."""
+    own = cut.view(-1, channels)[:, 0]  # (n*p*p,) of (h, w), the first channel's
+    number = torch.full((size[0] * size[1],), 0, device=cut.device)
+    number[own] = torch.arange(len(own), device=cut.device)
+    numbers = F.pad(number.view(size), (side // 2,) * 4, value=len(own))  # (h + k - 1, w + k - 1)
+    return numbers.unfold(0, side, 1).unfold(1, side, 1).flatten(2).flatten(0, 1)[own]  # (n*p*p, k*k)
 
 
 def _writable(held: Tensor, *, in_place: bool) -> Tensor:

@@ -34,6 +34,7 @@ from worldsim.training.dynamics_task import DynamicsLoss, DynamicsTask, Objectiv
 from worldsim.types import EpisodeStore
 
 _EMBED, _CONDITION = "embed.weight", "condition_embed.weight"
+_CARRY = "kernels."  # of a dynamics: zeros at first, so that it changes nothing
 _OF_DOMAIN = ("action_embed.", "condition_embed.")  # of a dynamics: what its actions and conditioning mean
 
 
@@ -53,6 +54,7 @@ def start_from(module: ModelMixin, folder: Path, *, what: str, known: tuple[Voca
     trained, own = load_component(type(module), folder).state_dict(), module.state_dict()
     if _EMBED in trained:
         trained[_EMBED] = _with_anchor(trained[_EMBED], own[_EMBED], module)
+    trained |= {key: value for key, value in own.items() if key.startswith(_CARRY) and key not in trained}
     if known is None:
         trained |= {key: value for key, value in own.items() if key.startswith(_OF_DOMAIN)}
     elif _CONDITION in trained:
