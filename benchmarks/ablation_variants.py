@@ -123,6 +123,7 @@ VARIANTS: dict[str, Variant] = {
     "width-160": Variant("width 160, not 224: more steps", ("model.width=160",)),
     "width-320": Variant("width 320, not 224: fewer steps", ("model.width=320",)),
     "depth-4": Variant("4 blocks, not 6: more steps", ("model.depth=4", "model.temporal_every=2")),
+    "carry-3": Variant("latents carried along by kernels of 3x3", ("model.carry=3",)),
     "conv": Variant("a depthwise convolution before each block", ("model.conv=true",)),
     "long-skips": Variant("long skips", ("model.long_skips=true",)),
     "batch-4": Variant("4 clips a step, not 8: twice the steps", ("batch_size=4",)),
