@@ -145,7 +145,7 @@ def _drift(part: Mapping[str, Any]) -> str:
         f"where every state that the probe reads, and every measure of texture (differences of neighbouring pixels at three scales) and "
         f"motion, lies where {band} do, and its colours on an 8x8 grid are no farther from the mean, by Mahalanobis distance, than those "
         f"of {1 - part['edge']:.1%}. A row fails where {part['sustained']} steps in a row are outside. Real held-out clips are in it "
-        f"for {part['real']:.1%}: the ceiling.\n"
+        f"for {part['real']:.1%}.\n"
     )
     head = [
         "driven by",
