@@ -1,6 +1,6 @@
 """Drives a world from its own state readings and writes the drive as a GIF or WebP, several starts side by side.
 
-python benchmarks/drive_gif.py --world carracing-nano --out docs/drive.webp
+python benchmarks/drive_gif.py --world carracing-nano --contexts 21 34 40 54 --megabytes 0.9 --out docs/drive.webp
 python benchmarks/drive_gif.py --world metaworld-nano --policy hand --contexts 12 3 25 30 43 --columns 5 --steps 60 --scale 2 \
     --out docs/arm.gif
 """
