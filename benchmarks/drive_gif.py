@@ -96,8 +96,8 @@ def main() -> None:
     frames, rate = drive(options.world, options.policy, starts=starts, steps=options.steps, seed=options.seed)
     sheets = tile(frames[:, :: options.every], columns=min(options.columns, len(starts)), scale=options.scale)
     webp, data = options.out.suffix == ".webp", b""
+    pause = round(1000 * options.every / rate)
     for level in (95, 85, 75, 60, 45) if webp else (256, 128, 64, 32, 16):
-        pause = round(1000 * options.every / rate)
         data = encode_webp(sheets, milliseconds=pause, quality=level) if webp else encode(sheets, milliseconds=pause, colours=level)
         if len(data) <= options.megabytes * 1e6:
             break

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from test_grown_world import Store, build, outcome, plain
+from test_grown_world import Store, build, grow, outcome, plain
 from test_simulator import draw_actions, run
 from torch import Tensor
 
@@ -118,12 +118,7 @@ def test_an_anchor_needs_a_frame_before() -> None:
 
 
 def test_a_world_that_goes_on_with_an_anchor_begins_as_it_was(tmp_path: Path) -> None:
-    builder = build(Store(plain), tmp_path / "old")
-    for parameter in builder.dynamics.parameters():
-        torch.nn.init.normal_(parameter, std=0.08) if parameter.ndim > 1 else None
-    builder.world().save_pretrained(tmp_path / "world")
-    before = WorldModel.from_pretrained(tmp_path / "world")
-    grown = build(Store(plain), tmp_path / "new", f"init={tmp_path / 'world'}", "model.anchor=true")
+    before, grown = grow(tmp_path, "model.anchor=true")
     for one, other in zip(outcome(before, before.contexts[0]), outcome(grown.world(), before.contexts[0]), strict=True):
         np.testing.assert_array_equal(one, other)
     loss, _ = grown.task.module(grown.task.batch(0, torch.Generator().manual_seed(0), torch.device("cpu")))

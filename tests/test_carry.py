@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_grown_world import Store, build, outcome, plain
+from test_grown_world import grow, outcome
 from torch import Tensor
 
 from worldsim.dit import FrameInputs, VideoDiT, carried
-from worldsim.model import WorldModel
 from worldsim.windows import training_mask
 
 C, H, W = 3, 4, 6
@@ -128,12 +127,7 @@ def test_there_must_be_a_frame_to_carry() -> None:
 
 
 def test_a_world_that_learns_to_carry_does_at_first_what_it_did(tmp_path: Path) -> None:
-    old = build(Store(plain), tmp_path / "old")
-    for parameter in old.dynamics.parameters():
-        torch.nn.init.normal_(parameter, std=0.08) if parameter.ndim > 1 else None
-    old.world().save_pretrained(tmp_path / "world")
-    before = WorldModel.from_pretrained(tmp_path / "world")
-    grown = build(Store(plain), tmp_path / "new", f"init={tmp_path / 'world'}", "model.carry=3")
+    before, grown = grow(tmp_path, "model.carry=3")
     after = grown.world()
     for one, other in zip(outcome(before, before.contexts[0]), outcome(after, before.contexts[0]), strict=True):
         np.testing.assert_array_equal(one, other)

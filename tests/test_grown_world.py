@@ -75,13 +75,19 @@ def build(store: Store, folder: Path, *overrides: str) -> WorldBuilder:
     return WorldBuilder(store, tokenizer.eval(), compose("train_dynamics", [*SMALL, *overrides]), folder)
 
 
-@pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("old")
-    builder = build(Store(plain), folder)
+def grow(folder: Path, *overrides: str) -> tuple[WorldModel, WorldBuilder]:
+    """A world of random weights, and the one that goes on from it by other settings."""
+    builder = build(Store(plain), folder / "old")
     for parameter in [*builder.dynamics.parameters(), *builder.heads.parameters()]:
         torch.nn.init.normal_(parameter, std=0.08) if parameter.ndim > 1 else None
     builder.world().save_pretrained(folder / "world")
+    return WorldModel.from_pretrained(folder / "world"), build(Store(plain), folder / "new", f"init={folder / 'world'}", *overrides)
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("old")
+    grow(folder)
     return folder / "world"
 
 

@@ -324,9 +324,7 @@ class StreamingDiT:
 def _around(cut: Tensor, channels: int, size: tuple[int, int], side: int) -> Tensor:
     """Return which places each place of patches is carried from, ``(n*p*p, k*k)``, as places of patches; ``n*p*p`` beyond the edge."""
     own = cut.view(-1, channels)[:, 0]  # (n*p*p,) of (h, w), the first channel's
-    number = torch.full((size[0] * size[1],), 0, device=cut.device)
-    number[own] = torch.arange(len(own), device=cut.device)
-    numbers = F.pad(number.view(size), (side // 2,) * 4, value=len(own))  # (h + k - 1, w + k - 1)
+    numbers = F.pad(own.argsort().view(size), (side // 2,) * 4, value=len(own))  # (h + k - 1, w + k - 1)
     return numbers.unfold(0, side, 1).unfold(1, side, 1).flatten(2).flatten(0, 1)[own]  # (n*p*p, k*k)
 
 
