@@ -176,7 +176,8 @@ def _drift(part: Mapping[str, Any]) -> str:
     left = "".join(f"\n- `{name}` was left out: {why}.\n" for name, why in part["left_out"].items())
     bar = f"\n- Bar: {part['bar']:.0%} of steps in the real range.\n"
     if part["source"]:
-        bar += "- `the source` are recorded drives of the source itself under the same policy, as long, or as long as its episodes go, in all as many steps.\n"
+        bar += "- `the source` are recorded drives of the source itself under the same policy, as long, or as long as its episodes go, "
+        bar += "in all as many steps.\n"
     return "## Drift\n\n" + note + "\n" + table(head, rows) + bar + left
 
 
