@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from worldsim.clips import load_episodes, state_statistics
 from worldsim.conditioning import Vocabulary
 from worldsim.config import compose
 from worldsim.diffusion import corrupt, draw_context_levels, draw_target_levels
+from worldsim.encoding import encode_episodes
 from worldsim.episode import Conditioning, Episode
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
@@ -292,6 +294,59 @@ def test_latents_are_cached_by_content(tmp_path: Path) -> None:
     assert len(load(0)) == 1
     assert len(load(0)) == 1
     assert len(load(1)) == 2
+
+
+class KilledStore(ToyStore):
+    """Reads no more than some episodes' frames, as if the process were killed there."""
+
+    def __init__(self, reads: int) -> None:
+        super().__init__()
+        self.reads = reads
+
+    def __getitem__(self, index: int) -> Episode:
+        if self.reads == 0:
+            raise KeyboardInterrupt
+        self.reads -= 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("torn", [0, 7])
+def test_encoding_goes_on_where_it_was_killed(tmp_path: Path, torn: int) -> None:
+    def encode(store: ToyStore, cache: Path | None) -> Any:
+        return encode_episodes(store, range(5), range(0, 72, 12), tokenizer().eval(), torch.device("cpu"), cache)
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(KilledStore(reads=3), tmp_path)
+    (partial,) = tmp_path.glob("*.partial")
+    if torn:  # what was written last is of half a frame
+        with partial.open("ab") as out:
+            out.write(bytes(torn))
+    whole = encode(KilledStore(reads=2), tmp_path)  # the other two alone
+    np.testing.assert_array_equal(whole, encode(ToyStore(), None))
+    np.testing.assert_array_equal(encode(KilledStore(reads=0), tmp_path), whole)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+class CountingStore(ToyStore):
+    """Gives each episode frames of its own, as a reader does, and counts how many of them are in memory at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[weakref.ref[Any]] = []
+        self.most = 0
+
+    def __getitem__(self, index: int) -> Episode:
+        frames = self.episodes[index].frames.copy()
+        self.given.append(weakref.ref(frames))
+        self.most = max(self.most, sum(given() is not None for given in self.given))
+        return replace(self.episodes[index], frames=frames)
+
+
+def test_frames_of_a_dataset_are_never_in_memory_together(tmp_path: Path) -> None:
+    store = CountingStore()
+    WorldBuilder(store, tokenizer().eval(), dynamics_config(), tmp_path)
+    assert len(store.given) >= 5  # of each training episode
+    assert store.most <= 2  # the one that is read, and the one before until its name is given away
 
 
 def test_levels_follow_their_pattern() -> None:

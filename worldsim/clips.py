@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +14,9 @@ from torch import Tensor
 
 from worldsim.conditioning import Vocabulary
 from worldsim.devices import resident, send
+from worldsim.encoding import encode_episodes
 from worldsim.episode import Episode
 from worldsim.spaces import to_features
-from worldsim.tokenizer import Tokenizer, to_model
 from worldsim.types import EpisodeStore
 
 
@@ -141,33 +138,6 @@ def state_statistics(episodes: Sequence[Episode], size: int) -> tuple[NDArray[np
     return rows.mean(0).astype(np.float32), np.maximum(rows.std(0), 1e-6).astype(np.float32)
 
 
-@torch.no_grad()
-def encode_frames(tokenizer: Tokenizer, frames: NDArray[np.uint8], device: torch.device, *, batch: int = 128) -> NDArray[np.float16]:
-    """Encode frames ``(N, H, W, 3)`` to latents ``(N, C, h, w)`` float16."""
-    chunks = [tokenizer.encode(to_model(torch.from_numpy(frames[i : i + batch]).to(device))) for i in range(0, len(frames), batch)]
-    return torch.cat(chunks).to(torch.float16).cpu().numpy()
-
-
-def _cached_latents(
-    store: EpisodeStore, episodes: Sequence[int], tokenizer: Any, cache: Path | None, device: torch.device
-) -> NDArray[np.float16]:
-    weights = hashlib.sha256()
-    for value in tokenizer.state_dict().values():
-        weights.update(value.detach().cpu().contiguous().numpy().tobytes())
-    key = hashlib.sha256(json.dumps([store.info.fingerprint, list(episodes), weights.hexdigest()]).encode()).hexdigest()[:16]
-    file = None if cache is None else cache / f"latents-{key}.npy"
-    if file is not None and file.exists():
-        latents: NDArray[np.float16] = np.load(file, mmap_mode="r", allow_pickle=False)
-        return latents
-    latents = np.concatenate([encode_frames(tokenizer, store[i].frames, device) for i in episodes])
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.stem}.{os.getpid()}.partial.npy")  # each process its own
-        np.save(partial, latents, allow_pickle=False)
-        partial.replace(file)
-    return latents
-
-
 def load_episodes(
     store: EpisodeStore,
     split: str,
@@ -190,8 +160,7 @@ def load_episodes(
         device: Where to encode; latents stay there too, if it is a GPU and has room.
     """
     chosen = store.split(split)
-    latents = _cached_latents(store, chosen, tokenizer, cache, device or torch.device("cpu"))
-    actions, rewards, ends, state, condition, starts = [], [], [], [], [], [0]
+    actions, rewards, ends, state, condition, starts, wholes = [], [], [], [], [], [0], [0]
     mean, std = statistics
     for i in chosen:
         episode = store[i]
@@ -203,6 +172,8 @@ def load_episodes(
         parts = [*episode.cuts(), len(episode) + 1]
         condition += [vocabulary.features(episode.conditioning)] * len(parts)
         starts += [starts[-1] + end for end in parts]
+        wholes.append(starts[-1])
+    latents = encode_episodes(store, chosen, wholes, tokenizer, device or torch.device("cpu"), cache)
     return LatentEpisodes(
         latents=latents,
         actions=np.concatenate(actions),

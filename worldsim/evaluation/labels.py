@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from worldsim.clips import encode_frames
+from worldsim.encoding import encode_frames
 from worldsim.evaluation.openloop import Rollouts, Segment, real
 from worldsim.model import WorldModel
 

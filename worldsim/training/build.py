@@ -117,7 +117,7 @@ class WorldBuilder:
 
     def __init__(self, store: EpisodeStore, tokenizer: FrameAutoencoder, cfg: DictConfig, folder: Path) -> None:
         self.store, self.tokenizer, self.cfg = store, tokenizer, cfg
-        episodes = [store[i] for i in store.split("train")]
+        episodes = [_without_pictures(store[i]) for i in store.split("train")]
         older = WorldSpec.load(Path(cfg.init)) if cfg.init else None
         elsewhere = older is not None and older.action_space != store.info.action_space
         if elsewhere:
@@ -213,6 +213,11 @@ class WorldBuilder:
         truth, made = real(segments), imagine(simulator, segments).frames
         real_above_imagined(folder / f"{step:07d}.png", truth, made)
         rollout_video(folder / f"{step:07d}.mp4", truth, made, self.store.info.fps)
+
+
+def _without_pictures(episode: Episode) -> Episode:
+    """Leave out what fills memory: a dataset may be larger than that."""
+    return replace(episode, frames=np.empty((0, *episode.frames.shape[1:]), np.uint8), latents=None, labels={})
 
 
 def _plain(value: Any) -> Mapping[str, Any]:

@@ -134,8 +134,9 @@ def spare(parts: Sequence[Sequence[Segment]]) -> tuple[list[list[Segment]], list
 
 def end_share(store: EpisodeStore) -> float:
     """Return the share of steps of the training episodes that end them."""
-    episodes = [store[i] for i in store.split("train")]
-    return sum(bool(episode.terminated.any()) for episode in episodes) / sum(map(len, episodes))
+    ends = [(float(episode.terminated.any()), len(episode)) for episode in (store[i] for i in store.split("train"))]
+    ended, steps = map(sum, zip(*ends, strict=True))
+    return ended / steps
 
 
 def _roll(simulator: Simulator, segments: Sequence[Segment], *, every: int) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldsim.checkpoint import resolve, save_component
-from worldsim.clips import encode_frames
+from worldsim.encoding import encode_frames
 from worldsim.evaluation.labels import confusion, iou_by_class, mean_iou
 from worldsim.labeller import NAME, SEGMENTATION, Labeller
 from worldsim.model import WorldModel
@@ -93,9 +93,12 @@ def check_labelled(world: WorldModel, store: EpisodeStore) -> tuple[str, ...]:
 
 def gather(world: WorldModel, store: EpisodeStore, split: str) -> Labelled:
     """Encode the frames of a split; their segmentation comes along."""
-    episodes = [store[i] for i in store.split(split)]
-    latents = [torch.from_numpy(encode_frames(world.tokenizer, episode.frames, world.device)) for episode in episodes]
-    return Labelled(torch.cat(latents), torch.cat([torch.from_numpy(episode.labels[SEGMENTATION]) for episode in episodes]))
+    latents, shown = [], []
+    for i in store.split(split):
+        episode = store[i]
+        latents.append(torch.from_numpy(encode_frames(world.tokenizer, episode.frames, world.device)))  # (T + 1, C, h, w)
+        shown.append(torch.from_numpy(episode.labels[SEGMENTATION]))  # (T + 1, H, W)
+    return Labelled(torch.cat(latents), torch.cat(shown))
 
 
 def fit(
