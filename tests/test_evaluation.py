@@ -298,17 +298,17 @@ def test_command_writes_report_and_card(
     )
     small = [f"protocol.{key}={value}" for key, value in vars(SMALL).items()]
     small += ["long.segments=2", "fidelity.clips=40", "fidelity.steps=3", "drift.steps=40", "drift.rows=2", "endings.horizon=6"]
-    small += ["drift.source.random=there"]
+    small += ["drift.source.random=there", "generalisation.segments=2"]
     run_module.main(
         compose("evaluate", [f"world={folder}", f"out={tmp_path / 'out'}", "card=true", "cost=an hour", "sampling.steps=1", *small])
     )
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {"long", "distance", "fidelity", "drift", "endings"} <= set(report)
+    assert {"generalisation", "long", "distance", "fidelity", "drift", "endings"} <= set(report)
     assert set(report["drift"]["policies"]) == {"random", "camera"}
     assert set(report["drift"]["source"]) == {"random"}
     assert report["long"]["horizon"] == 10
     text = (tmp_path / "out" / "report.md").read_text()
-    for part in ("Open loop, long", "Frechet", "Action fidelity", "Drift", "Endings", "**accuracy**", "drift_frames.png"):
+    for part in ("Open loop, long", "Generalisation", "Frechet", "Action fidelity", "Drift", "Endings", "**accuracy**", "drift_frames.png"):
         assert part in text
     card, spec = (folder / "README.md").read_text(), WorldSpec.load(folder)
     assert json.loads((tmp_path / "out" / "report.json").read_text())["world"]["sampling"]["steps"] == 1

@@ -34,6 +34,8 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
         "moved": loop["moved"],
         "reward": {key: reward[key] for key in ("correlation_per_step", "correlation_of_sums")},
     }
+    if "generalisation" in report:
+        kept["generalisation"] = {key: report["generalisation"][key] for key in ("steps", "train", "unseen", "lost")}
     if "long" in report:
         kept["long"] = {key: report["long"][key] for key in ("segments", "steps", "psnr", "ssim")}
     if "distance" in report:

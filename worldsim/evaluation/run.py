@@ -18,6 +18,7 @@ from worldsim.evaluation.endings import endings
 from worldsim.evaluation.fidelity import fidelity
 from worldsim.evaluation.figures import LONG_STEPS, Evidence, episode_name, open_loop, reward, state, uncertainty
 from worldsim.evaluation.gallery import draw, shown
+from worldsim.evaluation.generalisation import generalisation
 from worldsim.evaluation.inverse import AFTER
 from worldsim.evaluation.judge import Judge
 from worldsim.evaluation.labels import labels
@@ -37,7 +38,7 @@ from worldsim.types import EpisodeStore
 
 __all__ = ["Protocol", "Suite", "evaluate", "main", "write"]
 
-SECTIONS = ("long", "distance", "fidelity", "drift", "endings", "memory")
+SECTIONS = ("generalisation", "long", "distance", "fidelity", "drift", "endings", "memory")
 """Keys of the settings that null leaves out."""
 
 
@@ -143,6 +144,11 @@ def _further(
     """Measure the sections that ``suite`` asks for, all but drift."""
     found: dict[str, Any] = {}
     where: dict[str, Any] = {"split": protocol.split, "context": protocol.context, "batch": protocol.batch}
+    if suite.generalisation is not None and protocol.split != "train":
+        say("rolling out episodes that were learned from")
+        with watch.of("generalisation"):
+            cut = {name: getattr(protocol, name) for name in ("context", "seed", "batch")}
+            found["generalisation"] = generalisation(simulator, store, suite.generalisation, evidence, **cut)
     if suite.long is not None:
         with watch.of("long"):
             found |= _long(simulator, store, protocol, suite.long, say)

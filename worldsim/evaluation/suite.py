@@ -14,6 +14,7 @@ from gymnasium import Space
 from worldsim.evaluation.drift import Drift
 from worldsim.evaluation.endings import Endings
 from worldsim.evaluation.fidelity import Fidelity
+from worldsim.evaluation.generalisation import Generalisation
 from worldsim.evaluation.inverse import Inverse, draw_clips, train_inverse
 from worldsim.evaluation.judge import Judge
 from worldsim.evaluation.memory import Memory
@@ -89,6 +90,7 @@ class Suite:
     """The sections beside frames, reward and state; None leaves one out.
 
     Attributes:
+        generalisation: The same on episodes that were learned from.
         long: Open loop over hundreds of steps.
         distance: Frozen-feature Frechet distances.
         fidelity: Inverse dynamics.
@@ -100,6 +102,7 @@ class Suite:
         left_out: Why other policies do not, by name.
     """
 
+    generalisation: Generalisation | None = None
     long: Long | None = None
     distance: Distance | None = None
     fidelity: Fidelity | None = None
@@ -119,9 +122,15 @@ class Suite:
             space: The world's action space; a policy that refuses it is left out.
             build: Makes a policy from its settings and ``action_space``, and a store of recorded drives.
         """
-        kinds = {"long": Long, "distance": Distance, "fidelity": Fidelity, "endings": Endings, "memory": Memory}
-        sections = {name: kind(**settings[name]) for name, kind in kinds.items() if settings.get(name) is not None}
-        sections = {name: sections.get(name) for name in kinds}
+        kinds: dict[str, Callable[..., Any]] = {
+            "generalisation": Generalisation,
+            "long": Long,
+            "distance": Distance,
+            "fidelity": Fidelity,
+            "endings": Endings,
+            "memory": Memory,
+        }
+        sections = {name: kind(**settings[name]) if settings.get(name) is not None else None for name, kind in kinds.items()}
         policies, left_out = dict[str, Policy](), dict[str, str]()
         drift = dict(settings.get("drift") or {})
         given_sources = drift.pop("source", None) or {}

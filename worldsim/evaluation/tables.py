@@ -42,6 +42,7 @@ def figures(report: Mapping[str, Any]) -> list[str]:
     """Return the sections of figures that were measured, each with its heading."""
     sections = {
         "open_loop": _open_loop,
+        "generalisation": _generalisation,
         "long": _long,
         "distance": _distance,
         "state": _state,
@@ -73,6 +74,25 @@ def _open_loop(part: Mapping[str, Any]) -> str:
             )
     lines.append(f"- Latents that are turned and shifted decode at {part['moved']:.1f} dB to the frame turned and shifted alike.")
     return "\n".join(lines) + "\n"
+
+
+def _generalisation(part: Mapping[str, Any]) -> str:
+    doubt = "" if part["own"] else " The world names another dataset than this as what it learned from: it may not have seen them."
+    note = (
+        "Advantage over the copy of the last frame on episodes of the train split, one segment each, beside that on the episodes above. "
+        f"What is lost between them is what more recordings may bring; the rest takes more training, or a larger network.{doubt}\n"
+    )
+    said = {"train": "train split", "unseen": "as above"}
+    rows = [
+        [f"{text}, {part[name]['segments']} segments of {part[name]['episodes']} episodes", *_with_error(part[name])]
+        for name, text in said.items()
+    ]
+    head = ["PSNR over the copy, dB", *(f"step {step}" for step in part["steps"])]
+    return "## Generalisation\n\n" + note + "\n" + table(head, [*rows, ["lost", *_with_error(part["lost"])]])
+
+
+def _with_error(part: Mapping[str, Any]) -> list[str]:
+    return [f"{db:+.2f} ± {error:.2f}" for db, error in zip(part["db"], part["standard_error"], strict=True)]
 
 
 def _long(part: Mapping[str, Any]) -> str:
