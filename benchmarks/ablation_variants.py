@@ -123,6 +123,10 @@ VARIANTS: dict[str, Variant] = {
     "width-160": Variant("width 160, not 224: more steps", ("model.width=160",)),
     "width-320": Variant("width 320, not 224: fewer steps", ("model.width=320",)),
     "depth-4": Variant("4 blocks, not 6: more steps", ("model.depth=4", "model.temporal_every=2")),
+    "patch-1": Variant(
+        "a token for each latent, not for 2x2; width 112, for the same operations", ("model.patch_size=1", "model.width=112")
+    ),
+    "patch-1-160": Variant("the same, width 160: fewer steps", ("model.patch_size=1", "model.width=160")),
     "carry-3": Variant("latents carried along by kernels of 3x3", ("model.carry=3",)),
     "conv": Variant("a depthwise convolution before each block", ("model.conv=true",)),
     "long-skips": Variant("long skips", ("model.long_skips=true",)),

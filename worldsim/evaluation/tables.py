@@ -77,7 +77,7 @@ def _open_loop(part: Mapping[str, Any]) -> str:
 
 
 def _generalisation(part: Mapping[str, Any]) -> str:
-    doubt = "" if part["own"] else " The world names another dataset than this as what it learned from: it may not have seen them."
+    doubt = "" if part["own"] else " The world names another dataset than this as what it learned from, which may hold them or not."
     note = (
         "Advantage over the copy of the last frame on episodes of the train split, one segment each, beside that on the episodes above. "
         f"What is lost between them is what more recordings may bring; the rest takes more training, or a larger network.{doubt}\n"
