@@ -209,8 +209,12 @@ def test_training_goes_on_from_a_world_and_refuses_one_that_does_not_fit(tmp_pat
     _, second = dynamics_trainer(tmp_path / "second", f"init={tmp_path / 'world'}")
     for name, value in second.dynamics.state_dict().items():
         assert torch.allclose(value, builder.dynamics.state_dict()[name], atol=1e-3), name
-    with pytest.raises(ValueError, match=r"init=.* does not fit model: dynamics .* has shape"):
+    with pytest.raises(ValueError, match=r"init=.* does not fit model: dynamics .* has shape .*; use its settings: model\.width=32$"):
         dynamics_trainer(tmp_path / "third", f"init={tmp_path / 'world'}", "model.width=64")
+    _, builder = dynamics_trainer(tmp_path / "anchored", "model.anchor=true")
+    builder.world().save_pretrained(tmp_path / "anchored_world")
+    with pytest.raises(ValueError, match=r"use its settings: model\.anchor=true$"):
+        dynamics_trainer(tmp_path / "fourth", f"init={tmp_path / 'anchored_world'}")
 
 
 def test_a_pixel_loss_pulls_on_the_dynamics_and_leaves_the_tokenizer_alone(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from worldsim.types import EpisodeStore
 
 _EMBED, _CONDITION = "embed.weight", "condition_embed.weight"
 _CARRY = "kernels."  # of a dynamics: zeros at first, so that it changes nothing
+_OF_DATA = ("_class_name", "_diffusers_version", "_name_or_path", "latent_shape", "action_features", "condition_features")
 _OF_DOMAIN = ("action_embed.", "condition_embed.")  # of a dynamics: what its actions and conditioning mean
 
 
@@ -51,7 +52,8 @@ def start_from(module: ModelMixin, folder: Path, *, what: str, known: tuple[Voca
     Raises:
         ValueError: They are damaged, of another shape, or the second vocabulary lacks something of the first.
     """
-    trained, own = load_component(type(module), folder).state_dict(), module.state_dict()
+    older = load_component(type(module), folder)
+    trained, own = older.state_dict(), module.state_dict()
     if _EMBED in trained:
         trained[_EMBED] = _with_anchor(trained[_EMBED], own[_EMBED], module)
     trained |= {key: value for key, value in own.items() if key.startswith(_CARRY) and key not in trained}
@@ -63,8 +65,15 @@ def start_from(module: ModelMixin, folder: Path, *, what: str, known: tuple[Voca
     for key, value in trained.items():
         if shapes.get(key) != value.shape:
             misfit = f"{what} {key} has shape {tuple(value.shape)}, here {shapes.get(key)}"
-            raise ValueError(f"init={folder} does not fit model: {misfit}; use its settings")
+            raise ValueError(f"init={folder} does not fit model: {misfit}; use its settings{_settings_apart(older, module)}")
     module.load_state_dict(trained)
+
+
+def _settings_apart(older: ModelMixin, module: ModelMixin) -> str:
+    """Name the settings of an older network that a new one does not share; nothing where all that is apart comes from the data."""
+    apart = {key: value for key, value in older.config.items() if key not in _OF_DATA and module.config[key] != value}
+    told = " ".join(f"model.{key}={str(value).lower()}" for key, value in apart.items())
+    return f": {told}" if told else ""
 
 
 def _with_anchor(trained: Tensor, own: Tensor, module: Any) -> Tensor:
