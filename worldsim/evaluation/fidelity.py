@@ -13,6 +13,7 @@ from worldsim.evaluation.figures import Evidence
 from worldsim.evaluation.inverse import AFTER, CLIP, Inverse, Told, accuracy, clips_at
 from worldsim.evaluation.openloop import Segment, other_actions, real
 from worldsim.evaluation.scores import correlation
+from worldsim.training.tokenizer_task import reconstruct
 
 BAR = 0.95
 """Least accuracy on imagined clips over that on real ones."""
@@ -37,20 +38,28 @@ class Fidelity:
             raise ValueError(f"fidelity.clips={self.clips} and fidelity.steps={self.steps} must be 1 or more; fidelity=null leaves it out")
 
 
-def fidelity(evidence: Evidence, network: Inverse) -> dict[str, Any]:
+def fidelity(evidence: Evidence, network: Inverse, tokenizer: Any) -> dict[str, Any]:
     """Return how well actions can be told from real clips, from imagined ones, and from imagined ones with another episode's actions.
+
+    Args:
+        evidence: Segments and rollouts.
+        network: Tells actions.
+        tokenizer: The world's: real clips that went through it are the ceiling of what it can imagine.
 
     Returns:
         ``clip``, frames in a clip, and ``periods``: ``early``, ``late`` and ``all`` steps, each with its ``steps``, by part of the action
-        the balanced ``accuracy`` of ``real``, ``world`` and ``other_actions``, and ``guess``, what guessing gives; for numbers ``r2``
-        and ``correlation`` too; ``mean``, accuracies over the parts; and ``ratio``, imagined over real, beside the bar.
+        the balanced ``accuracy`` of ``real``, ``tokenizer``, ``world`` and ``other_actions``, and ``guess``, what guessing gives; for
+        numbers ``r2`` and ``correlation`` too; ``mean``, accuracies over the parts; ``ceiling``, the tokenizer's over real; and
+        ``ratio``, imagined over real, beside the bar.
     """
     segments = evidence.segments
     last = len(segments[0].actions) + 1 - AFTER
     early, late = range(1, min(EARLY, last) + 1), range(max(1, last + 2 - LATE), last + 1)
     periods = {"early": early, "late": late, "all": sorted({*early, *late})} if late[0] > early[-1] else {"all": early}
+    shown = real(segments)
     kinds = {
-        "real": (segments, real(segments)),
+        "real": (segments, shown),
+        "tokenizer": (segments, reconstruct(tokenizer, shown.reshape(-1, *shown.shape[2:])).reshape(shown.shape)),
         "world": (segments, evidence.made.frames),
         "other_actions": (other_actions(segments), evidence.others.frames),
     }
@@ -90,7 +99,7 @@ def _compare(network: Inverse, truth: dict[str, NDArray[Any]], told: dict[str, T
     found: dict[str, Any] = {"parts": parts, "mean": mean}
     if mean["real"] and mean["world"] is not None:
         ratio = mean["world"] / mean["real"]
-        found |= {"ratio": ratio, "bar": BAR, "met": ratio >= BAR}
+        found |= {"ceiling": (mean["tokenizer"] or 0.0) / mean["real"], "ratio": ratio, "bar": BAR, "met": ratio >= BAR}
     return found
 
 

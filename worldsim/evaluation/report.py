@@ -42,7 +42,7 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
         kept["distance"] = {key: report["distance"][key] for key in ("steps", "world", "other_actions", "blurred", "elsewhere")}
     if "fidelity" in report:
         periods = report["fidelity"]["periods"].items()
-        kept["fidelity"] = {name: {key: period[key] for key in ("mean", "ratio") if key in period} for name, period in periods}
+        kept["fidelity"] = {name: {key: period[key] for key in ("mean", "ceiling", "ratio") if key in period} for name, period in periods}
     if "drift" in report:
         kept["drift"] = {name: {key: own[key] for key in _DRIFT} for name, own in report["drift"]["policies"].items()}
         for name, own in report["drift"]["source"].items():

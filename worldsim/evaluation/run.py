@@ -161,7 +161,7 @@ def _further(
         say("distances and drift are left out: no probe and no inverse-dynamics network was trained to judge by")
     if judges.inverse is not None and protocol.horizon >= AFTER:
         with watch.of("fidelity"):
-            found["fidelity"] = fidelity(evidence, judges.inverse)
+            found["fidelity"] = fidelity(evidence, judges.inverse, simulator.world.tokenizer)
     if suite.endings is not None:
         say("rolling out the ends of episodes")
         with watch.of("endings"):

@@ -132,9 +132,12 @@ def _fidelity(part: Mapping[str, Any]) -> str:
     note = (
         f"A small inverse-dynamics network, trained on real clips of {part['clip']} frames alone, tells the action between the second "
         "frame and the third. Accuracy is balanced: the mean over classes of the share that is told, where a number's classes are thirds "
-        "of its range. `other` are imagined clips under another episode's actions, which are then to be told.\n"
+        "of its range. `tokenizer` are real clips that went through the tokenizer: what it loses no world on it can show. `other` are "
+        "imagined clips under another episode's actions, which are then to be told.\n"
     )
-    head = ["balanced accuracy", "guess", "real clips", "imagined", "imagined, other", "correlation real / imagined", "R² real / imagined"]
+    kinds = ("real", "tokenizer", "world", "other_actions")
+    head = ["balanced accuracy", "guess", "real clips", "tokenizer", "imagined", "imagined, other"]
+    head += ["correlation real / imagined", "R² real / imagined"]
     rows = []
     for name, period in part["periods"].items():
         steps = f"{name} steps" if name == "all" else f"steps {period['steps'][0]} to {period['steps'][1]}"
@@ -144,14 +147,12 @@ def _fidelity(part: Mapping[str, Any]) -> str:
                 " / ".join(number(values[key][kind]) for kind in ("real", "world")) if key in values else "–"
                 for key in ("correlation", "r2")
             ]
-            rows.append(
-                [f"`{own}`, {steps}", *(number(x) for x in (values["guess"], right["real"], right["world"], right["other_actions"])), *both]
-            )
+            rows.append([f"`{own}`, {steps}", number(values["guess"]), *(number(right[kind]) for kind in kinds), *both])
         mean = period["mean"]
-        rows.append([f"mean, {steps}", *(number(mean[x]) for x in ("guess", "real", "world", "other_actions")), "", ""])
+        rows.append([f"mean, {steps}", number(mean["guess"]), *(number(mean[kind]) for kind in kinds), "", ""])
     lines = [
         f"- {'All' if name == 'all' else name.capitalize()} steps: imagined over real {period['ratio']:.3f} (bar {period['bar']:.2f}: "
-        f"{'met' if period['met'] else 'missed'})."
+        f"{'met' if period['met'] else 'missed'}; the tokenizer alone {period['ceiling']:.3f})."
         for name, period in part["periods"].items()
         if "ratio" in period
     ]
