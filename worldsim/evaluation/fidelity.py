@@ -44,7 +44,7 @@ def fidelity(evidence: Evidence, network: Inverse, tokenizer: Any) -> dict[str, 
     Args:
         evidence: Segments and rollouts.
         network: Tells actions.
-        tokenizer: The world's: real clips that went through it are the ceiling of what it can imagine.
+        tokenizer: The world's: real clips that went through it tell what of actions it shows.
 
     Returns:
         ``clip``, frames in a clip, and ``periods``: ``early``, ``late`` and ``all`` steps, each with its ``steps``, by part of the action
@@ -97,9 +97,9 @@ def _compare(network: Inverse, truth: dict[str, NDArray[Any]], told: dict[str, T
         "guess": _mean([part["guess"] for part in parts.values()])
     }
     found: dict[str, Any] = {"parts": parts, "mean": mean}
-    if mean["real"] and mean["world"] is not None:
+    if mean["real"] and mean["tokenizer"] is not None and mean["world"] is not None:
         ratio = mean["world"] / mean["real"]
-        found |= {"ceiling": (mean["tokenizer"] or 0.0) / mean["real"], "ratio": ratio, "bar": BAR, "met": ratio >= BAR}
+        found |= {"ceiling": mean["tokenizer"] / mean["real"], "ratio": ratio, "bar": BAR, "met": ratio >= BAR}
     return found
 
 

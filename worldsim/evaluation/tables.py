@@ -132,7 +132,7 @@ def _fidelity(part: Mapping[str, Any]) -> str:
     note = (
         f"A small inverse-dynamics network, trained on real clips of {part['clip']} frames alone, tells the action between the second "
         "frame and the third. Accuracy is balanced: the mean over classes of the share that is told, where a number's classes are thirds "
-        "of its range. `tokenizer` are real clips that went through the tokenizer: what it loses no world on it can show. `other` are "
+        "of its range. `tokenizer` are real clips that went through the tokenizer: what is lost there a world can hardly show. `other` are "
         "imagined clips under another episode's actions, which are then to be told.\n"
     )
     kinds = ("real", "tokenizer", "world", "other_actions")
