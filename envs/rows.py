@@ -19,7 +19,8 @@ from worldsim.envs.snapshot import WorldSnapshot, generator_from
 from worldsim.envs.start import Start, Starts
 from worldsim.episode import Conditioning
 from worldsim.labeller import SEGMENTATION
-from worldsim.simulator import END, REWARD, STATE, State
+from worldsim.simulator import State
+from worldsim.step import END, REWARD, STATE
 from worldsim.tokenizer import to_model, to_uint8
 from worldsim.uncertainty import NAME as UNCERTAINTY
 

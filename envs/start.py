@@ -22,7 +22,7 @@ from worldsim.targets import instantiate_allowed, suggest
 from worldsim.types import EpisodeStore, Frames
 
 GENERATE = "generate"
-_FRAMES_KEYS = ("frames", "actions", "resize")
+_FRAMES_KEYS = ("frames", "actions", "state", "resize")
 _DATASET_KEYS = ("dataset", "episode", "start", "resize")
 
 
@@ -51,8 +51,8 @@ class Starts:
     ``context`` is one of
 
     - an index into the contexts that ship with the world;
-    - ``{"frames": ..., "actions": ...}``: frames ``(F, H, W, 3)`` or ``(H, W, 3)`` uint8, or the path of an image file, and
-      the F - 1 actions between them;
+    - ``{"frames": ..., "actions": ..., "state": ...}``: frames ``(F, H, W, 3)`` or ``(H, W, 3)`` uint8, or the path of an image file, the
+      F - 1 actions between them, and the labelled state ``(S,)`` of the last where it is known;
     - ``{"dataset": path, "episode": i, "start": t}``: frames ``t`` and on of episode ``i``; what is left out is drawn;
     - ``{"snapshot": path}``: a stored state, the bytes of ``clone_state().to_bytes()``; one of its rows is drawn. The world goes on
       from there with the row's own noise, in an episode of its own;
@@ -153,7 +153,8 @@ class Starts:
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise ValueError(f"context frames are {frames.dtype} of shape {frames.shape}: give uint8 of (F, H, W, 3) or (H, W, 3)")
         name = str(source) if isinstance(source, str | Path) else "given frames"
-        return Context(self._fitted(frames, given, name), self._rows(given.get("actions"), len(frames)), name=name)
+        rows = self._rows(given.get("actions"), len(frames))
+        return Context(self._fitted(frames, given, name), rows, name=name, state=_state(given.get("state")))
 
     def _rows(self, actions: Any, frames: int) -> NDArray[Any]:
         space = self.spec.action_space
@@ -171,7 +172,9 @@ class Starts:
         start = _index(given.get("start"), len(episode.frames) - count + 1, generator, f"start in episode {index} of {path}")
         name = f"{path}, episode {index}, frame {start}"
         frames = self._fitted(episode.frames[start : start + count], given, name)
-        return Context(frames, episode.actions[start : start + count - 1], episode.conditioning, name)
+        same = tuple(store.info.state_names) == tuple(self.spec.state_names)
+        state = episode.state[start + count - 1] if same else None
+        return Context(frames, episode.actions[start : start + count - 1], episode.conditioning, name, state)
 
     def _store(self, path: str) -> EpisodeStore:
         if path not in self._stores:
@@ -198,6 +201,16 @@ class Starts:
 
 def _start(context: Context, seed: int) -> Start:
     return Start(context, seed, told=context.conditioning, name=context.name)
+
+
+def _state(given: Any) -> NDArray[np.float32] | None:
+    try:
+        state = None if given is None else np.asarray(given, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"context state {given!r} must be a list of numbers, one for each name of the labelled state") from error
+    if state is not None and not np.isfinite(state).all():
+        raise ValueError(f"context state {given!r} must be finite")
+    return state
 
 
 def _read_image(path: Path) -> Frames:

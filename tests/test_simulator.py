@@ -16,9 +16,10 @@ from worldsim.contexts import Context
 from worldsim.dit import FrameInputs, VideoDiT
 from worldsim.episode import Conditioning
 from worldsim.model import WorldModel
-from worldsim.simulator import Simulator, State, Step
+from worldsim.simulator import Simulator, State
 from worldsim.spaces import feature_size, to_features, to_row
 from worldsim.spec import Sampling
+from worldsim.step import Step
 from worldsim.streaming_dit import StreamingDiT
 from worldsim.windows import shift_levels, stack_history, training_mask
 

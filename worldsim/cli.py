@@ -40,6 +40,9 @@ COMMANDS = {
         "train_dynamics", "worldsim.training.run:train_dynamics", "train the video model on a dataset and its tokenizer"
     ),
     "train decoder": Command("train_decoder", "worldsim.training.decoder:train_decoder", "teach a finished world to show detail"),
+    "train recall": Command(
+        "train_recall", "worldsim.training.recall:train_recall", "have a finished world keep count of what frames do not show"
+    ),
     "train heads": Command("train_heads", "worldsim.training.heads:train_heads", "teach a finished world's heads on what it imagines"),
     "train labels": Command("train_labels", "worldsim.training.labels:train_labels", "teach a finished world what each pixel shows"),
     "train starter": Command("train_starter", "worldsim.training.starter:train_starter", "teach a finished world to make first frames"),

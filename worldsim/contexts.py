@@ -28,12 +28,15 @@ class Context:
         actions: ``(F - 1, A)`` rows of the action space.
         conditioning: Tags, numbers and text.
         name: Where it comes from, for people.
+        state: ``(S,)`` float32 labelled state of the last frame in the source's units, where it is known. A world whose heads have recall
+            begins from it; the others read it from frames.
     """
 
     frames: NDArray[np.uint8]
     actions: NDArray[Any]
     conditioning: Conditioning = field(default_factory=Conditioning)
     name: str = ""
+    state: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         """Refuse frames that are no frames and actions that do not lie between them."""
@@ -82,6 +85,9 @@ class Contexts:
             raise ValueError(f"start contexts have {min(lengths)} to {max(lengths)} frames: they must all be of one length")
         notes = [{"conditioning": item.conditioning.to_json(), "name": item.name} for item in self.items]
         arrays = {"frames": np.stack([item.frames for item in self.items]), "actions": np.stack([item.actions for item in self.items])}
+        states = [item.state for item in self.items if item.state is not None]
+        if len(states) == len(self.items):
+            arrays["state"] = np.stack(states).astype(np.float32)  # (contexts, S)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         save_tensors(tensors, folder / FILE, metadata={"contexts": json.dumps(notes)})
 
@@ -98,6 +104,8 @@ class Contexts:
         try:
             with safe_open(file, "numpy") as handle:
                 frames, actions = handle.get_tensor("frames"), handle.get_tensor("actions")
+                known = "state" in set(handle.keys())
+                states = handle.get_tensor("state") if known else [None] * len(frames)
                 notes = json.loads(handle.metadata()["contexts"])
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(
@@ -105,6 +113,7 @@ class Contexts:
             ) from error
         return Contexts(
             tuple(
-                Context(f, a, Conditioning.from_json(n["conditioning"]), n["name"]) for f, a, n in zip(frames, actions, notes, strict=True)
+                Context(f, a, Conditioning.from_json(n["conditioning"]), n["name"], s)
+                for f, a, n, s in zip(frames, actions, notes, states, strict=True)
             )
         )

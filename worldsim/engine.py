@@ -14,8 +14,9 @@ from torch import Tensor
 from worldsim.contexts import Context, Contexts
 from worldsim.model import WorldModel
 from worldsim.networks import check_compile, check_precision
-from worldsim.simulator import Simulator, State, TensorStep
+from worldsim.simulator import Simulator, State
 from worldsim.spec import OASIS, Sampling, WorldSpec
+from worldsim.step import TensorStep
 
 
 class World(Protocol):

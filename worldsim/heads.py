@@ -10,6 +10,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldsim.recall import Recall
+
 
 def symlog(x: Tensor) -> Tensor:
     """Compress a scalar of any size: ``sign(x) log(1 + |x|)`` (DreamerV3, Hafner et al. 2023, equation 1)."""
@@ -51,6 +53,7 @@ class Heads(ModelMixin, ConfigMixin):  # type: ignore[misc]
         reward_limit: Largest size of ``symlog(reward)``.
         token_features: Numbers kept of each token.
         hidden: Width of the hidden layer.
+        recall: Whether they are told the state of the frame before (``worldsim.recall``).
     """
 
     grid: Tensor
@@ -66,6 +69,7 @@ class Heads(ModelMixin, ConfigMixin):  # type: ignore[misc]
         reward_limit: float = 5.0,
         token_features: int = 16,
         hidden: int = 256,
+        recall: bool = False,
     ) -> None:
         super().__init__()
         self.sizes = (bins, 1, state_size)
@@ -75,13 +79,21 @@ class Heads(ModelMixin, ConfigMixin):  # type: ignore[misc]
         )
         self.register_buffer("grid", torch.linspace(-reward_limit, reward_limit, bins), persistent=False)
         nn.init.zeros_(self.mlp.get_parameter("4.weight"))
+        self.memory = Recall(tokens * token_features, state_size=state_size, bins=bins) if recall else None
 
-    def forward(self, hidden: Tensor) -> Readings:
-        """Read ``hidden (B, F, N, D)``."""
-        x = self.mlp(F.silu(self.squeeze(hidden)).flatten(2))  # (B, F, bins + 1 + S)
-        logits, end, state = x.float().split(self.sizes, dim=-1)  # (B, F, bins), (B, F, 1), (B, F, S)
+    def forward(self, hidden: Tensor, told: Tensor | None = None) -> Readings:
+        """Read ``hidden (B, F, N, D)``; with recall, also by the state of each frame before as told, ``(B, F, S)``, where it is known."""
+        features, logits, end, state = self.look(hidden)
+        if self.memory is not None and told is not None:
+            logits, end, state = self.memory(features, logits, end, state, told)
         reward = (logits.softmax(-1) * symexp(self.grid)).sum(-1)  # (B, F)
         return Readings(reward, logits, end.squeeze(-1), state)
+
+    def look(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Read tokens ``(B, F, N, D)`` alone: their features, reward logits, end logit ``(B, F, 1)`` and state, what recall starts from."""
+        features = F.silu(self.squeeze(hidden)).flatten(2)  # (B, F, N * token_features)
+        logits, end, state = self.mlp(features).float().split(self.sizes, dim=-1)  # (B, F, bins), (B, F, 1), (B, F, S)
+        return features.float(), logits, end, state
 
     def two_hot(self, reward: Tensor) -> Tensor:
         """Spread rewards ``(B, F)`` over the two nearest bins so that their expectation is the reward; ``(B, F, bins)``."""

@@ -31,13 +31,13 @@ class Networks:
     Attributes:
         dtype: What they compute in.
         dit: The dynamics.
-        heads: Tell what last tokens ``(B, N, D)`` say.
+        heads: Tell what last tokens ``(B, N, D)`` say, and the state of the frames before ``(B, S)`` where it is known.
         decode: Maps latents ``(B, C, h, w)`` of ``dtype`` to frames ``(B, 3, H, W)``.
     """
 
     dtype: torch.dtype
     dit: StreamingDiT
-    heads: Callable[[Tensor], Told]
+    heads: Callable[[Tensor, Tensor | None], Told]
     decode: Callable[[Tensor], Tensor]
 
 

@@ -20,13 +20,11 @@ from worldsim.networks import check_compile, networks_of
 from worldsim.sampler import euler, levels
 from worldsim.spaces import feature_maker, to_features
 from worldsim.spec import Sampling
+from worldsim.step import Step, TensorStep
 from worldsim.streaming_dit import level_embedding
 from worldsim.streaming_heads import StreamingErrorHead
 from worldsim.tokenizer import to_model, to_uint8
 from worldsim.windows import push_history, ring_mask, shift_levels, stack_history, training_mask
-
-PIXELS, END, REWARD, STATE = range(4)
-"""Columns of ``TensorStep.readout``; those of the labelled state begin at ``STATE``, and the last one is the uncertainty."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,8 @@ class State:
         position: ``(B,)`` int64 number of the next frame.
         seed: ``(B,)`` int64.
         condition: ``(B, V)``.
+        told: ``(B, S)`` float32 labelled state of the newest frame in physical units, which heads with recall are told with the next;
+            ``(B, 0)`` in a world without.
     """
 
     keys: Tensor
@@ -52,6 +52,7 @@ class State:
     position: Tensor
     seed: Tensor
     condition: Tensor
+    told: Tensor
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -71,88 +72,6 @@ class State:
     def stack(states: Sequence[State]) -> State:
         """Lay the rows of several states one after another."""
         return State(*(torch.cat([getattr(state, f.name) for state in states]) for f in fields(State)))
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step of B rows gives.
-
-    Attributes:
-        frames: ``(B, H, W, 3)`` uint8; ``(B, 0, 0, 3)`` where they were not asked for.
-        latents: ``(B, C, h, w)`` float32, on the world's device.
-        reward: ``(B,)`` float32, expected reward, inside the range seen in training.
-        end: ``(B,)`` float32, probability that the episode ended with this step.
-        state: ``(B, S)`` float32, labelled state in physical units.
-        finite: ``(B,)`` bool, False where the model gave NaN or infinity.
-        hidden: ``(B, N, D)``, on the world's device: last tokens, for heads of one's own.
-        uncertainty: ``(B,)`` float32, probability in 0..1 that the frame's error is high (``ErrorHead.chance``); NaN without that head.
-    """
-
-    frames: NDArray[np.uint8]
-    latents: Tensor
-    reward: NDArray[np.float32]
-    end: NDArray[np.float32]
-    state: NDArray[np.float32]
-    finite: NDArray[np.bool_]
-    hidden: Tensor
-    uncertainty: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class TensorStep:
-    """What a step of B rows gives, on the world's device.
-
-    Attributes:
-        frames: ``(B, H, W, 3)`` uint8; ``(B, 0, 0, 3)`` where they were not asked for.
-        latents: ``(B, C, h, w)`` float32.
-        hidden: ``(B, N, D)``: last tokens, for heads of one's own.
-        readout: ``(B, 4 + S)`` float32, all numbers of a row side by side, so that one copy brings them to the host: the sum of the frame
-            as the decoder made it, 0 without, the logit of ``end``, ``reward``, ``state`` and ``uncertainty``.
-    """
-
-    frames: Tensor
-    latents: Tensor
-    hidden: Tensor
-    readout: Tensor
-
-    @property
-    def finite(self) -> Tensor:
-        """``(B,)`` bool, False where the model gave NaN or infinity."""
-        return torch.isfinite(self.readout[:, :-1]).all(1)
-
-    @property
-    def end(self) -> Tensor:
-        """``(B,)``, probability that the episode ended with this step."""
-        return self.readout[:, END].sigmoid()
-
-    @property
-    def reward(self) -> Tensor:
-        """``(B,)``, expected reward, inside the range seen in training."""
-        return self.readout[:, REWARD]
-
-    @property
-    def state(self) -> Tensor:
-        """``(B, S)``, labelled state in physical units."""
-        return self.readout[:, STATE:-1]
-
-    @property
-    def uncertainty(self) -> Tensor:
-        """``(B,)``, probability in 0..1 that the frame's error is high (``ErrorHead.chance``); NaN without that head."""
-        return self.readout[:, -1]
-
-    def numpy(self) -> Step:
-        """Bring it to the host."""
-        end, read = self.end.cpu().numpy(), self.readout.cpu().numpy()  # (B,), (B, 4 + S)
-        return Step(
-            frames=self.frames.cpu().numpy(),
-            latents=self.latents,
-            reward=read[:, REWARD],
-            end=end,
-            state=read[:, STATE:-1],
-            finite=np.isfinite(read[:, :-1]).all(1),
-            hidden=self.hidden,
-            uncertainty=read[:, -1],
-        )
 
 
 class Simulator:
@@ -206,6 +125,7 @@ class Simulator:
         self._levels, self._to_features = self._embed_levels(), feature_maker(self.spec.action_space)
         self._chance = None if world.uncertainty is None else StreamingErrorHead(world.uncertainty, dtype=self.dtype)
         self._unknown = torch.full((1, 1), float("nan"), device=self.device)
+        self._recall = world.heads.memory is not None
         self._slots = sink + self.spec.window + 1
         self._open_mask = torch.zeros(1, 1, self._slots, device=self.device)  # (B, 1, P) of the newest step
         self._noise_shape = (1 if self.sampling.context_level == 1 else 2, *world.tokenizer.latent_shape)
@@ -264,8 +184,23 @@ class Simulator:
             positions=torch.arange(f, device=self.device)[None],
         )
         out = self.dynamics(inputs, training_mask(f, f, self.spec.window, self.device), estimate=False)
-        labels: NDArray[np.float32] = self.networks.heads(out.hidden[:, -1]).state.cpu().numpy()  # (1, S)
-        return self._first_state(out, seen, latents[:, :1], condition, seed), labels
+        told = self.networks.heads(out.hidden[:, -1], None).state  # (1, S)
+        if self._recall and context.state is not None:
+            told = torch.from_numpy(self._given(context.state))[None].to(self.device)  # (1, S)
+        return self._first_state(out, seen, latents[:, :1], condition, seed, self._keep(told)), told.cpu().numpy()
+
+    def _given(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Refuse a context's state that is not this world's."""
+        if state.shape != (len(self.spec.state_names),):
+            names = list(self.spec.state_names)
+            raise ValueError(
+                f"start context has a state of shape {state.shape}, world {self.spec.name!r} tells {names}: give these, or None"
+            )
+        return state.astype(np.float32)
+
+    def _keep(self, state: Tensor) -> Tensor:
+        """Return of a labelled state ``(B, S)`` what is remembered of it: ``(B, S)``, or ``(B, 0)`` without recall."""
+        return state if self._recall else state[:, :0]
 
     def _unfold(self, context: Context) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
         """Keep the newest frames that fit the window; show a single image twice, so that the world starts at rest.
@@ -282,7 +217,7 @@ class Simulator:
             features[1:] = to_features(self.spec.action_space, rows)
         return frames, features, (np.arange(len(frames)) > 0) & (len(rows) > 0)
 
-    def _first_state(self, out: FrameOutputs, seen: Tensor, anchor: Tensor, condition: Tensor, seed: int) -> State:
+    def _first_state(self, out: FrameOutputs, seen: Tensor, anchor: Tensor, condition: Tensor, seed: int, told: Tensor) -> State:
         f, h = seen.shape[1], self.config.history
         empty = self._slots - f
         remembered = torch.cat((torch.arange(f), torch.full((empty,), -1)))[None].to(self.device)  # (1, P)
@@ -292,7 +227,7 @@ class Simulator:
             history = torch.cat((history, self.networks.dit.patches(anchor.to(history.dtype))), dim=1)  # (1, H + 1, n, p*p*C)
         keys, values = (torch.nn.functional.pad(x, (0, 0, 0, empty)).transpose(0, 1).contiguous() for x in (out.keys, out.values))
         position, seeds = torch.tensor([f], device=self.device), torch.tensor([seed], device=self.device)
-        return State(keys, values, remembered, history, position, seeds, condition)
+        return State(keys, values, remembered, history, position, seeds, condition, told)
 
     def step(self, state: State, actions: NDArray[np.generic], *, decode: bool = True) -> tuple[State, Step]:
         """Move every row one frame on.
@@ -343,8 +278,9 @@ class Simulator:
         if shared.keys.data_ptr() != keys.data_ptr():  # it was not written in place
             keys, values = (one.transpose(0, 1).to(self.dtype) for one in (shared.keys, shared.values))  # (B, layers, N, heads, P, d)
         history = push_history(state.history, seen, anchor=self.config.anchor)  # (B, H, n, p*p*C)
-        after = State(keys, values, remembered, history, state.position + 1, state.seed, state.condition)
-        return after, self._read(dit.latents(made), hidden, decode=decode)
+        step = self._read(dit.latents(made), hidden, state.told if self._recall else None, decode=decode)
+        after = State(keys, values, remembered, history, state.position + 1, state.seed, state.condition, self._keep(step.state))
+        return after, step
 
     def _untold(self, features: Tensor, condition: Tensor) -> Tensor:
         """Return the modulation ``(steps, B, M)`` of the denoising passes for rows that are told nothing but actions.
@@ -372,8 +308,8 @@ class Simulator:
             self._open_mask = torch.zeros(rows, 1, slots, device=self.device)
         return self._open_mask  # (B, 1, P)
 
-    def _read(self, latents: Tensor, hidden: Tensor, *, decode: bool) -> TensorStep:
-        told, uncertainty = self.networks.heads(hidden), self._uncertainty(hidden)
+    def _read(self, latents: Tensor, hidden: Tensor, before: Tensor | None, *, decode: bool) -> TensorStep:
+        told, uncertainty = self.networks.heads(hidden, before), self._uncertainty(hidden)
         if decode:
             made = self.networks.decode(latents.to(self.networks.dtype)).float()  # (B, 3, H, W)
             pixels = made.sum((1, 2, 3))  # (B,) keeps NaN and infinity

@@ -74,6 +74,7 @@ def from_bytes(data: bytes, world: World) -> Snapshot:
         raise ValueError(f"snapshot belongs to checkpoint {theirs}..., world {world.spec.name!r} is {ours}...: restore it in its own world")
     if header.get("sha256") != _digest(tensors, header.get("notes", "")):
         raise ValueError("snapshot is damaged: its checksum does not fit its content; take it from a copy")
+    tensors.setdefault("state.told", torch.empty(len(tensors["state.seed"]), 0))  # written before there was recall, by a world without
     state = State(*(tensors[f"state.{f.name}"].to(world.device) for f in fields(State)))
     if state.keys.dtype != world.dtype:
         raise ValueError(f"snapshot holds {state.keys.dtype}, the world runs in {world.dtype}: load the world in that type")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldsim.heads import Heads, symexp
+from worldsim.recall import tell
 from worldsim.uncertainty import ErrorHead
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -39,23 +41,32 @@ class StreamingHeads:
         heads: The heads.
         mean: Mean of each of S numbers of the labelled state in training.
         std: Their standard deviations.
-        dtype: Type to compute in. The last layer is float32: physical units need more digits than half precision has.
+        dtype: Type to compute in. The last layer is float32: physical units need more digits than half precision has; so is recall.
     """
 
     def __init__(self, heads: Heads, *, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> None:
         self.dtype, self._sizes, self._values = dtype, list(heads.sizes), symexp(heads.grid.float())  # (bins,)
         *layers, (weight, bias) = _layers([heads.squeeze, *heads.mlp], torch.float32)
         self._layers = [(one.to(dtype), other.to(dtype)) for one, other in layers]
-        scale, middle = (torch.tensor(list(values), dtype=torch.float32, device=weight.device) for values in (std, mean))  # each (S,)
-        states = len(weight) - len(scale)
-        weight[states:] *= scale.unsqueeze(1)
-        bias[states:] = bias[states:] * scale + middle
+        self._scale, self._middle = (
+            torch.tensor(list(values), dtype=torch.float32, device=weight.device) for values in (std, mean)
+        )  # each (S,)
+        self._recall = None if heads.memory is None else copy.deepcopy(heads.memory).float().requires_grad_(False)
+        if self._recall is None:
+            states = len(weight) - len(self._scale)
+            weight[states:] *= self._scale.unsqueeze(1)
+            bias[states:] = bias[states:] * self._scale + self._middle
         self._last = (weight, bias)
 
-    def __call__(self, hidden: Tensor) -> Told:
-        """Read last tokens ``(B, N, D)``."""
-        x = F.linear(_read(self._layers, hidden.to(self.dtype)).float(), *self._last)  # (B, bins + 1 + S)
+    def __call__(self, hidden: Tensor, told: Tensor | None = None) -> Told:
+        """Read last tokens ``(B, N, D)``; with recall, by the state of the frames before ``(B, S)``, in physical units."""
+        features = _squeezed(self._layers, hidden.to(self.dtype))  # (B, N * token_features)
+        x = F.linear(_read(self._layers, features).float(), *self._last)  # (B, bins + 1 + S)
         logits, end, state = torch.split(x, self._sizes, dim=-1)  # (B, bins), (B, 1), (B, S)
+        if self._recall is not None:
+            if told is not None:
+                logits, end, state = self._recall(features.float(), logits, end, state, tell((told - self._middle) / self._scale))
+            state = state * self._scale + self._middle  # (B, S)
         return Told(
             end, (logits.softmax(-1) * self._values).sum(-1, keepdim=True), state
         )  # a product with a matrix would mix rows' rounding
@@ -76,7 +87,7 @@ class StreamingErrorHead:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Return the probability ``(B, 1)`` in 0..1 that the error is above the threshold, for last tokens ``(B, N, D)``."""
-        x = F.linear(_read(self._layers, hidden.to(self.dtype)), *self._last).float()  # (B, 2)
+        x = F.linear(_read(self._layers, _squeezed(self._layers, hidden.to(self.dtype))), *self._last).float()  # (B, 2)
         mean, log_spread = torch.split(x, 1, dim=-1)  # each (B, 1)
         above: Tensor = torch.special.ndtr(mean * log_spread.clamp(-4, 2).neg_().exp_())  # (B, 1)
         return above
@@ -88,10 +99,13 @@ def _layers(modules: Sequence[nn.Module], dtype: torch.dtype) -> Pairs:
     return [(one.weight.detach().to(dtype, copy=True), one.bias.detach().to(dtype, copy=True)) for one in linear]
 
 
-def _read(layers: Pairs, hidden: Tensor) -> Tensor:
-    """Squeeze each token, then run the layers over all of them: ``(B, N, D)`` to ``(B, hidden)``."""
-    first, *others = layers
-    x = F.silu(F.linear(hidden, *first), inplace=True).flatten(1)  # (B, N * token_features)
-    for layer in others:
+def _squeezed(layers: Pairs, hidden: Tensor) -> Tensor:
+    """Squeeze each token by the first layer: ``(B, N, D)`` to ``(B, N * token_features)``."""
+    return F.silu(F.linear(hidden, *layers[0]), inplace=True).flatten(1)  # (B, N * token_features)
+
+
+def _read(layers: Pairs, x: Tensor) -> Tensor:
+    """Run the other layers over what was squeezed: ``(B, N * token_features)`` to ``(B, hidden)``."""
+    for layer in layers[1:]:
         x = F.silu(F.linear(x, *layer), inplace=True)  # (B, hidden)
     return x

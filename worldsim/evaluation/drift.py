@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from worldsim.contexts import Context
 from worldsim.evaluation.judge import Judge, clips_of
 from worldsim.rollout import iterate_actions
-from worldsim.simulator import Simulator, Step
+from worldsim.simulator import Simulator
 from worldsim.spaces import to_row
+from worldsim.step import Step
 from worldsim.types import Observation, Policy
 
 BAR = 0.95

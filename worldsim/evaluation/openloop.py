@@ -104,7 +104,7 @@ def cut_segment(episode: Episode, start: int, context: int, horizon: int, *, see
     now = start + context - 1  # number of the last context frame: action[now] leads to frame[now + 1]
     name = f"episode seed {episode.seed}, frame {start}"
     return Segment(
-        context=Context(episode.frames[start : now + 1].copy(), episode.actions[start:now], episode.conditioning, name),
+        context=Context(episode.frames[start : now + 1].copy(), episode.actions[start:now], episode.conditioning, name, episode.state[now]),
         actions=episode.actions[now : now + horizon],
         frames=episode.frames[now + 1 : now + 1 + horizon].copy(),
         rewards=episode.rewards[now : now + horizon],

@@ -118,6 +118,7 @@ def evaluate(
     if names:
         with watch.of("state"):
             report["state"] = state(evidence, names, world.spec.state_names, store.info.state_names, judges.probe)
+            report["state"]["recall"] = world.heads.memory is not None
     report |= _further(simulator, store, protocol, suite, judges, evidence, watch, say)
     if suite.drift is not None and suite.policies and judges.judge is not None:
         with watch.of("drift"):

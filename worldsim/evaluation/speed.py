@@ -88,7 +88,7 @@ def frame_flops(world: WorldModel, sampling: Sampling | None = None) -> dict[str
     _, step = simulator.step(state, action)
     with torch.inference_mode():
         decode = count_flops(lambda: world.tokenizer.decode(step.latents))
-        heads = count_flops(lambda: simulator.networks.heads(step.hidden))
+        heads = count_flops(lambda: simulator.networks.heads(step.hidden, state.told))
     total = count_flops(lambda: simulator.step(state, action))
     parts = {"dynamics": total - decode - heads, "heads": heads, "decode": decode, "total": total}
     return {name: round(value / 1e9, 6) for name, value in parts.items()}

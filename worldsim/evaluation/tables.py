@@ -288,6 +288,9 @@ def _state(part: Mapping[str, Any]) -> str:
     ]
     note = "Mean / median absolute error in the source's units (correlation with the true value). `guess` always gives the same answer.\n"
     note += "The probe is a small network that was trained on real frames alone.\n" if "probe_real" in first else ""
+    note += (
+        "The world's own head has recall: rollouts begin from the recorded state of the last context frame.\n" if part.get("recall") else ""
+    )
     told = kinds[1:]
     brief = [["**accuracy**: correlation over all steps, mean over names", *(number(part["accuracy"][kind], 3) for kind in told)]]
     brief += [

@@ -16,8 +16,9 @@ from worldsim.oasis.prompt import check_prompt, encode
 from worldsim.oasis.sampler import ladder
 from worldsim.oasis.streaming import conditions, draw_noise, empty_memory, imagine, keep, remember
 from worldsim.oasis.world import OasisWorld
-from worldsim.simulator import END, PIXELS, State, TensorStep
+from worldsim.simulator import State
 from worldsim.spec import Sampling
+from worldsim.step import END, PIXELS, TensorStep
 from worldsim.tokenizer import to_uint8
 
 NEVER = -1e4
@@ -110,4 +111,5 @@ class OasisSimulator:
             position=torch.tensor([memory.position], device=self.device),
             seed=torch.tensor([seed], device=self.device),
             condition=condition,
+            told=condition.new_empty(len(condition), 0),
         )

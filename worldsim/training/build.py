@@ -35,6 +35,7 @@ from worldsim.types import EpisodeStore
 
 _EMBED, _CONDITION = "embed.weight", "condition_embed.weight"
 _CARRY = "kernels."  # of a dynamics: zeros at first, so that it changes nothing
+_RECALL = "memory."  # of heads: learned once the dynamics are done
 _OF_DATA = ("_class_name", "_diffusers_version", "_name_or_path", "latent_shape", "action_features", "condition_features")
 _OF_DOMAIN = ("action_embed.", "condition_embed.")  # of a dynamics: what its actions and conditioning mean
 
@@ -56,6 +57,7 @@ def start_from(module: ModelMixin, folder: Path, *, what: str, known: tuple[Voca
     trained, own = older.state_dict(), module.state_dict()
     if _EMBED in trained:
         trained[_EMBED] = _with_anchor(trained[_EMBED], own[_EMBED], module)
+    trained = {key: value for key, value in trained.items() if not key.startswith(_RECALL)}
     trained |= {key: value for key, value in own.items() if key.startswith(_CARRY) and key not in trained}
     if known is None:
         trained |= {key: value for key, value in own.items() if key.startswith(_OF_DOMAIN)}

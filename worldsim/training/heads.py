@@ -26,6 +26,7 @@ from worldsim.evaluation.openloop import Segment, check_fit, cut_segment, cut_se
 from worldsim.heads import Heads
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
+from worldsim.spec import WorldSpec
 from worldsim.training.rollouts import Kept, roll_out
 from worldsim.training.run import check_counts, open_data
 from worldsim.types import EpisodeStore
@@ -76,9 +77,7 @@ def train_heads(cfg: DictConfig) -> None:
         raise ValueError(f"dataset {cfg.data.path} has no held-out episode to measure on: record at least two episodes")
     world = WorldModel.from_pretrained(cfg.world, device=cfg.device or "cpu")
     check_fit(world.spec, store)
-    if tuple(store.info.state_names) != tuple(world.spec.state_names):
-        theirs, ours = list(store.info.state_names), list(world.spec.state_names)
-        raise ValueError(f"dataset {store.info.name!r} labels {theirs}, world {world.spec.name!r} tells {ours}: use data of its own source")
+    check_labels(world.spec, store)
     cut, unseen = (_cut(store, cfg, split=split, limit=limit) for split, limit in (("train", cfg.segments), ("heldout", cfg.segments // 5)))
     learned, spared = spare(cut)
     if not any(spared):
@@ -101,6 +100,17 @@ def train_heads(cfg: DictConfig) -> None:
     made.save_pretrained(where)
     kept.forget()
     print(f"world saved to {where}: worldsim evaluate world={where} tells what it is worth")
+
+
+def check_labels(spec: WorldSpec, store: EpisodeStore) -> None:
+    """Refuse a dataset whose labelled state is not a world's.
+
+    Raises:
+        ValueError: Names both.
+    """
+    if tuple(store.info.state_names) != tuple(spec.state_names):
+        theirs, ours = list(store.info.state_names), list(spec.state_names)
+        raise ValueError(f"dataset {store.info.name!r} labels {theirs}, world {spec.name!r} tells {ours}: use data of its own source")
 
 
 def _cut(store: EpisodeStore, cfg: DictConfig, *, split: str, limit: int) -> list[list[Segment]]:
