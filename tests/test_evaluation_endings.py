@@ -97,13 +97,17 @@ def test_a_threshold_is_chosen_by_stretches_of_the_train_split_and_makes_the_rul
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told(simulator: Simulator, segments: Sequence[Any], *, batch: int = 16) -> Array:
-        return np.stack([0.01 + 0.1 * segment.terminated for segment in segments]).astype(np.float32)
+        size = 0.1 if len(segments[0].terminated) == 6 else 0.05
+        return np.stack([0.01 + size * segment.terminated for segment in segments]).astype(np.float32)
 
     monkeypatch.setattr(endings_module, "end_probabilities", told)
     world, plan, store = make_world(), Endings(horizon=6), Store(episodes=40, ends=lambda seed: seed % 2 == 0)
     chosen = choose_threshold(Simulator(world), store, plan, context=4)
     assert 0.01 < chosen < 0.11
     assert choose_threshold(Simulator(world), Store(), plan, context=4) == 0.5  # nothing ends there
+    long = Endings(horizon=8)  # what is told of these is half as much
+    half = choose_threshold(Simulator(world), store, plan, long, context=4)
+    assert half < chosen, "ends of all plans are to be found"
     found = {}
     for threshold in (0.5, chosen):
         world.spec = replace(world.spec, end_threshold=threshold)

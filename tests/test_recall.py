@@ -175,7 +175,7 @@ def tapes(seed: int, count: int = 60, steps: int = 12) -> Tapes:
     begun = torch.rand(count, 2, generator=generator) * 2
     truth = begun[:, None] - 0.1 * torch.arange(1, steps + 1)[:, None]  # (N, T, S)
     ended = (truth[..., 0] < 0).float()
-    return Tapes(features, logits, end, state, torch.zeros_like(begun), begun, truth, -5 * ended, ended)
+    return Tapes(features, logits, end, state, torch.zeros_like(begun), begun, truth, -5 * ended, ended, torch.ones_like(ended))
 
 
 def learn(*, seed: int = 0, steps: int = 400) -> Heads:
@@ -200,6 +200,17 @@ def test_the_same_seed_learns_the_same_and_another_seed_something_else() -> None
     one, same, other = (learn(seed=seed, steps=5).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(value, same[name]) for name, value in one.items())
     assert not all(torch.equal(value, other[name]) for name, value in one.items() if name.startswith("memory."))
+
+
+def test_what_lies_beyond_the_end_of_a_short_rollout_does_not_count() -> None:
+    long, short = vars(tapes(0)), vars(tapes(1, count=7, steps=5))
+    heads, joined = tiny(recall=False), Tapes.join([long, {}, short])
+    assert joined.features.shape[:2] == (67, 12)
+    last = joined.rows(torch.arange(60, 67))
+    for one, other in ((joined.rows(torch.arange(60)), Tapes(**long)), (last, Tapes(**short))):
+        for name, value in losses(heads, one, weight=2.0).items():
+            torch.testing.assert_close(value, losses(heads, other, weight=2.0)[name])
+    assert float(last.there.sum()) == 35
 
 
 def test_ends_count_as_they_do_in_whole_episodes() -> None:

@@ -150,16 +150,17 @@ def f1(truth: NDArray[np.bool_], told: NDArray[np.bool_]) -> dict[str, float | N
     }
 
 
-def choose_threshold(simulator: Simulator, store: EpisodeStore, plan: Endings, *, context: int, seed: int = 0, batch: int = 16) -> float:
-    """Return the end probability of a step above which it is best to end an episode, by stretches of the train split.
+def choose_threshold(simulator: Simulator, store: EpisodeStore, *plans: Endings, context: int, seed: int = 0, batch: int = 16) -> float:
+    """Return the end probability of a step above which it is best to end an episode, by stretches of the train split, of all ``plans``.
 
     It is ``highest_threshold`` of the highest probability in each rollout; 0.5 where too few episodes end to choose by.
     """
-    learned = find_windows(store, plan, split="train", context=context, seed=seed)
-    truth = np.asarray(learned.ends.any(axis=1))
+    found = [find_windows(store, plan, split="train", context=context, seed=seed) for plan in plans]
+    truth = np.concatenate([windows.ends.any(axis=1) for windows in found])
     if min(truth.sum(), (~truth).sum()) < _FEWEST:
         return 0.5
-    return highest_threshold(truth, end_probabilities(simulator, learned.segments, batch=batch).max(axis=1))
+    told = [end_probabilities(simulator, windows.segments, batch=batch).max(axis=1) for windows in found if windows.segments]
+    return highest_threshold(truth, np.concatenate(told))
 
 
 def highest_threshold(truth: NDArray[np.bool_], chance: NDArray[np.floating[Any]]) -> float:

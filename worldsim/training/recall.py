@@ -33,6 +33,7 @@ SETTINGS = ("segments", "per_episode", "context", "horizon", "batch", "seed")
 """What rollouts depend on."""
 DROP = 0.5
 """Share of features that are hidden of a whole rollout (dropout): they tell recorded episodes apart, which would be learned by heart."""
+_ONCE = ("guess", "begun")  # of ``Tapes``: once a rollout
 EACH = 100
 """Training steps after which recall is measured."""
 
@@ -51,6 +52,7 @@ class Tapes:
         truth: ``(N, T, S)`` recorded.
         reward: ``(N, T)`` recorded.
         ended: ``(N, T)``, 1 where the step ended the episode.
+        there: ``(N, T)``, 0 beyond the end of a shorter rollout.
     """
 
     features: Tensor
@@ -62,6 +64,7 @@ class Tapes:
     truth: Tensor
     reward: Tensor
     ended: Tensor
+    there: Tensor
 
     def rows(self, index: Tensor) -> Tapes:
         """Return some rollouts."""
@@ -69,8 +72,16 @@ class Tapes:
 
     @staticmethod
     def join(parts: Sequence[dict[str, Tensor]]) -> Tapes:
-        """Lay what was rolled out end to end; parts may be empty, but not all."""
-        return Tapes(*(torch.cat([part[name] for part in parts if part]) for name in Tapes.__dataclass_fields__))
+        """Lay what was rolled out one below the other, as long as the longest; parts may be empty, but not all."""
+        longest = max(part["there"].shape[1] for part in parts if part)
+
+        def fill(name: str, value: Tensor) -> Tensor:
+            if name in _ONCE:
+                return value
+            missing = longest - value.shape[1]
+            return torch.cat((value, value.new_zeros(len(value), missing, *value.shape[2:])), dim=1)  # (n, T, ...)
+
+        return Tapes(*(torch.cat([fill(name, part[name]) for part in parts if part]) for name in Tapes.__dataclass_fields__))
 
 
 def train_recall(cfg: DictConfig) -> None:
@@ -109,8 +120,10 @@ def train_recall(cfg: DictConfig) -> None:
             print(f"{name}, held-out rollouts: {_said(measure(one, heldout, natural=natural))}")
     made = _with(world, heads, cfg)
     torch.nn.Module.to(heads, world.device)
-    ends = Endings(horizon=cfg.horizon)  # as long as rollouts: what keeps count for long must not end some of them by chance
-    threshold = choose_threshold(Simulator(made), store, ends, context=cfg.context, seed=cfg.seed, batch=cfg.batch)
+    ends = [
+        Endings(horizon=length) for length in (max(1, cfg.horizon // 4), cfg.horizon)
+    ]  # what keeps count must not end long ones by chance
+    threshold = choose_threshold(Simulator(made), store, *ends, context=cfg.context, seed=cfg.seed, batch=cfg.batch)
     print(f"environments end an episode where the end probability is above {threshold:.2g}")
     made.spec = replace(made.spec, end_threshold=threshold)
     made.save_pretrained(where)
@@ -135,10 +148,10 @@ def with_recall(heads: Heads, *, seed: int) -> Heads:
 
 
 def _cut(store: EpisodeStore, cfg: DictConfig, *, split: str, limit: int) -> list[list[Segment]]:
-    """Cut stretches at random places, and as long ones that end as their episodes do."""
-    cut: dict[str, Any] = {"context": cfg.context, "horizon": cfg.horizon}
-    anywhere = cut_segments(store, split=split, per_episode=cfg.per_episode, limit=limit, seed=cfg.seed, **cut)
-    return [anywhere, ending(store, split=split, limit=limit, **cut)]
+    """Cut stretches at random places, and stretches of two lengths that end as their episodes do."""
+    cut: dict[str, Any] = {"split": split, "context": cfg.context, "limit": limit}
+    anywhere = cut_segments(store, horizon=cfg.horizon, per_episode=cfg.per_episode, seed=cfg.seed, **cut)
+    return [anywhere, *(ending(store, horizon=length, **cut) for length in (cfg.horizon, max(1, cfg.horizon // 4)))]
 
 
 def roll(simulator: Simulator, segments: Sequence[Segment]) -> dict[str, Tensor]:
@@ -166,6 +179,7 @@ def roll(simulator: Simulator, segments: Sequence[Segment]) -> dict[str, Tensor]
         "truth": standard([segment.state for segment in segments]),
         "reward": torch.from_numpy(np.stack([segment.rewards for segment in segments])).float(),
         "ended": torch.from_numpy(np.stack([segment.terminated for segment in segments])).float(),
+        "there": torch.ones(len(segments), len(segments[0].actions)),
     }
 
 
@@ -230,7 +244,7 @@ def _over(found: Mapping[str, Any], blank: Mapping[str, float]) -> Any:
 def end_weight(data: Tapes, natural: float) -> float:
     """Return how much a step that ends counts, so that such steps have the share that they have in whole episodes."""
     ends = float(data.ended.sum())
-    return natural / (1 - natural) * (data.ended.numel() - ends) / ends if ends and natural < 1 else 1.0
+    return natural / (1 - natural) * (float(data.there.sum()) - ends) / ends if ends and natural < 1 else 1.0
 
 
 def run(heads: Heads, data: Tapes) -> tuple[Tensor, Tensor, Tensor]:
@@ -248,7 +262,7 @@ def run(heads: Heads, data: Tapes) -> tuple[Tensor, Tensor, Tensor]:
 def losses(heads: Heads, data: Tapes, *, weight: float) -> dict[str, Tensor]:
     """Return mean surprise of rewards and ends, in nats, and mean squared error of the standardised state; ends count ``weight`` times."""
     logits, end, state = run(heads, data)
-    count = 1 + (weight - 1) * data.ended  # (N, T)
+    count = data.there * (1 + (weight - 1) * data.ended)  # (N, T)
     each = {
         "reward": -(heads.two_hot(data.reward) * logits.log_softmax(-1)).sum(-1),  # (N, T)
         "end": F.binary_cross_entropy_with_logits(end, data.ended, reduction="none"),  # (N, T)
