@@ -108,3 +108,33 @@ def test_other_actions_give_other_frames_and_more_than_noise_does(name: str) -> 
 
     assert not np.array_equal(one[1], steered[1])
     assert apart(one[STEPS], steered[STEPS]) > apart(one[STEPS], noise[STEPS])
+
+
+def test_recall_begins_from_the_recorded_state_of_contexts() -> None:
+    recalling = [world for world in map(WorldModel.from_pretrained, shipped_worlds()) if world.heads.memory is not None]
+    assert "vizdoom-nano" in [world.spec.name for world in recalling]
+    for world in recalling:
+        assert all(context.state is not None for context in world.contexts)
+
+
+def test_a_room_is_lived_in_as_long_as_the_health_lasts_with_which_one_comes() -> None:
+    context = WorldModel.from_pretrained("vizdoom-nano").contexts[0]
+    env: gym.Env[Any, Any] = gym.make("WorldSim-v0", world="vizdoom-nano")
+    space, name = env.action_space, "health"
+    standing = from_row(space, np.zeros(row_size(space), np.int64))
+    given = {"frames": context.frames, "actions": [from_row(space, row) for row in context.actions]}
+
+    def lived(health: float, *, most: int = 60) -> int:
+        assert context.state is not None
+        state = context.state.copy()
+        state[-1] = health
+        _, info = env.reset(seed=0, options={"context": {**given, "state": state}})
+        assert info["state"][name] == health
+        for step in range(most):
+            if env.step(standing)[2]:
+                return step + 1
+        return most
+
+    assert lived(8) < 40
+    assert lived(92) == 60
+    env.close()
