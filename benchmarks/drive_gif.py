@@ -2,7 +2,7 @@
 
 python benchmarks/drive_gif.py --world carracing-nano --contexts 21 34 40 54 --megabytes 0.9 --out docs/drive.webp
 python benchmarks/drive_gif.py --world metaworld-nano --policy hand --contexts 12 3 25 30 43 --columns 5 --steps 60 --scale 2 \
-    --out docs/arm.gif
+    --out docs/arm.webp
 """
 
 from __future__ import annotations
