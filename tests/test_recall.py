@@ -26,7 +26,7 @@ from worldsim.recall import GAIN, LIMIT, tell
 from worldsim.simulator import Simulator
 from worldsim.snapshot import Snapshot, _digest, _header, from_bytes, to_bytes
 from worldsim.streaming_heads import StreamingHeads
-from worldsim.training.recall import Tapes, fit, losses, measure, train_recall, with_recall, without
+from worldsim.training.recall import Tapes, fit, losses, measure, train_recall, with_recall
 
 SMALL = ["segments=10", "context=4", "horizon=6", "batch=4", "steps=3", "batch_size=4"]
 NATURAL = 0.3
@@ -252,7 +252,7 @@ def test_what_was_taught_before_is_not_built_on(endless_path: Path, data: Path, 
         train_recall(compose("train_recall", settings))
         made.append(WorldModel.from_pretrained(tmp_path / name / "world").heads)
     assert all(torch.equal(value, made[1].state_dict()[name]) for name, value in made[0].state_dict().items())
-    assert without(made[1]).memory is None
+    assert made[1].without_recall().memory is None
 
 
 def test_what_recall_cannot_be_learned_from_is_refused(endless_path: Path, data: Path, tmp_path: Path, make_world: Any) -> None:

@@ -23,6 +23,7 @@ from worldsim.heads import Heads
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
 from worldsim.training.heads import Told, between, end_share, end_weight, ending, fit, measure, spare, train_heads
+from worldsim.training.recall import with_recall
 
 MakeWorld = Callable[..., WorldModel]
 SMALL = ["segments=10", "context=4", "horizon=6", "batch=4", "steps=3", "batch_size=8"]
@@ -194,3 +195,11 @@ def test_what_cannot_be_learned_from_is_refused(endless_path: Path, data: Path, 
     ):
         with pytest.raises(ValueError, match=message):
             train_heads(configured(endless_path, path, tmp_path / "out", *more))
+
+
+def test_recall_of_the_old_heads_is_left_out(endless_path: Path, data: Path, tmp_path: Path) -> None:
+    old = WorldModel.from_pretrained(endless_path)
+    old.replaced(heads=with_recall(old.heads, seed=0)).save_pretrained(tmp_path / "told")
+    train_heads(configured(tmp_path / "told", data, tmp_path / "out"))
+    assert WorldModel.from_pretrained(tmp_path / "told").heads.memory is not None
+    assert WorldModel.from_pretrained(tmp_path / "out" / "world").heads.memory is None

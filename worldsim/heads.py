@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -94,6 +95,13 @@ class Heads(ModelMixin, ConfigMixin):  # type: ignore[misc]
         features = F.silu(self.squeeze(hidden)).flatten(2)  # (B, F, N * token_features)
         logits, end, state = self.mlp(features).float().split(self.sizes, dim=-1)  # (B, F, bins), (B, F, 1), (B, F, S)
         return features.float(), logits, end, state
+
+    def without_recall(self) -> Heads:
+        """Return these heads without recall, on the same device."""
+        plain: Any = Heads(**{**self.config, "recall": False})
+        plain.load_state_dict({name: value for name, value in self.state_dict().items() if not name.startswith("memory.")})
+        made: Heads = plain.to(self.grid.device).eval()
+        return made
 
     def two_hot(self, reward: Tensor) -> Tensor:
         """Spread rewards ``(B, F)`` over the two nearest bins so that their expectation is the reward; ``(B, F, bins)``."""

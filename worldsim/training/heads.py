@@ -78,6 +78,7 @@ def train_heads(cfg: DictConfig) -> None:
     world = WorldModel.from_pretrained(cfg.world, device=cfg.device or "cpu")
     check_fit(world.spec, store)
     check_labels(world.spec, store)
+    world = world.replaced(heads=world.heads.without_recall())  # what it knows is of the heads before
     cut, unseen = (_cut(store, cfg, split=split, limit=limit) for split, limit in (("train", cfg.segments), ("heldout", cfg.segments // 5)))
     learned, spared = spare(cut)
     if not any(spared):

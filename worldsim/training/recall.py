@@ -99,7 +99,7 @@ def train_recall(cfg: DictConfig) -> None:
     check_labels(world.spec, store)
     if not world.spec.state_names:
         raise ValueError(f"world {world.spec.name!r} tells no labelled state, so there is nothing to recall: record data with one")
-    world = world.replaced(heads=without(world.heads))
+    world = world.replaced(heads=world.heads.without_recall())
     kept = Kept(cfg, store.info.fingerprint, SETTINGS)
     learned, spared = spare(_cut(store, cfg, split="train", limit=cfg.segments))
     unseen = _cut(store, cfg, split="heldout", limit=max(1, cfg.segments // 5)) if store.split("heldout") else []
@@ -129,13 +129,6 @@ def train_recall(cfg: DictConfig) -> None:
     made.save_pretrained(where)
     kept.forget()
     print(f"world saved to {where}: worldsim evaluate world={where} tells what it is worth")
-
-
-def without(heads: Heads) -> Heads:
-    """Return heads as they are without recall."""
-    plain = Heads(**{**heads.config, "recall": False})
-    plain.load_state_dict({name: value for name, value in heads.state_dict().items() if not name.startswith("memory.")})
-    return plain.to(next(heads.parameters()).device).eval()
 
 
 def with_recall(heads: Heads, *, seed: int) -> Heads:
@@ -212,7 +205,7 @@ def fit(
     generator, learner = torch.Generator().manual_seed(seed), copy.deepcopy(heads).requires_grad_(False)
     recall: Any = learner.memory
     recall.requires_grad_(True)
-    blank = measure(without(heads), spared, natural=natural)
+    blank = measure(heads.without_recall(), spared, natural=natural)
     best, least = copy.deepcopy(recall), float("inf")
     optimizer = torch.optim.AdamW(recall.parameters(), lr, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
