@@ -20,13 +20,14 @@ from worldsim.config import compose
 from worldsim.contexts import Context, Contexts
 from worldsim.datasets.reader import EpisodeReader
 from worldsim.envs.start import Starts
+from worldsim.evaluation.openloop import cut_segments
 from worldsim.heads import Heads
 from worldsim.model import WorldModel
 from worldsim.recall import GAIN, LIMIT, tell
 from worldsim.simulator import Simulator
 from worldsim.snapshot import Snapshot, _digest, _header, from_bytes, to_bytes
 from worldsim.streaming_heads import StreamingHeads
-from worldsim.training.recall import Tapes, fit, losses, measure, train_recall, with_recall
+from worldsim.training.recall import Tapes, fit, losses, measure, train_recall, with_recall, with_states
 
 SMALL = ["segments=10", "context=4", "horizon=6", "batch=4", "steps=3", "batch_size=4"]
 NATURAL = 0.3
@@ -242,6 +243,18 @@ def test_training_writes_a_world_that_imagines_the_same_and_recalls(
     one, other = (Simulator(world).step(Simulator(world).start([context], [0]), np.zeros((1, 3), np.float32))[1] for world in (old, new))
     assert (one.frames == other.frames).all()
     assert not np.allclose(one.state, other.state, atol=1e-4)
+
+
+def test_contexts_that_were_cut_from_the_dataset_are_given_their_states(data: Path, world: WorldModel) -> None:
+    store = EpisodeReader(data)
+    cut = [segment.context for segment in cut_segments(store, split="heldout", context=4, horizon=6, per_episode=2, limit=4)]
+    blank = [replace(context, state=None) for context in cut]
+    forged = replace(blank[0], frames=255 - blank[0].frames)
+    told = with_states(Contexts((*blank, forged, world.contexts[0])), store)
+    for one, context in zip(told, cut, strict=False):
+        assert context.state is not None
+        np.testing.assert_array_equal(one.state, context.state)
+    assert [told[4].state, told[5].state] == [None, None]
 
 
 def test_what_was_taught_before_is_not_built_on(endless_path: Path, data: Path, tmp_path: Path) -> None:

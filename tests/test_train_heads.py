@@ -22,7 +22,9 @@ from worldsim.evaluation.openloop import cut_segments
 from worldsim.heads import Heads
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
-from worldsim.training.heads import Told, between, end_share, end_weight, ending, fit, measure, spare, train_heads
+from worldsim.training.heads import Told, between, fit, measure, train_heads
+from worldsim.training.lesson import end_share, ending, spare
+from worldsim.training.outcomes import end_weight
 from worldsim.training.recall import with_recall
 
 MakeWorld = Callable[..., WorldModel]
@@ -82,7 +84,7 @@ def test_ends_count_as_they_do_in_whole_episodes() -> None:
     data = frames(0)
     assert float(data.end.mean()) == pytest.approx(0.25, abs=0.05)
     for natural in (0.05, 0.5):
-        weight = end_weight(data, natural)
+        weight = end_weight(data.end, torch.ones_like(data.end), natural)
         ends, others = weight * float(data.end.sum()), float((1 - data.end).sum())
         assert ends / (ends + others) == pytest.approx(natural)
         blind, loss = heads(), dict[float, float]()
@@ -90,7 +92,7 @@ def test_ends_count_as_they_do_in_whole_episodes() -> None:
             torch.nn.init.constant_(blind.mlp.get_parameter("4.bias")[63:64], float(torch.tensor(share).logit()))
             loss[share] = measure(blind, data, natural=natural)["end"]
         assert min(loss, key=loss.__getitem__) == natural
-    assert end_weight(data.rows(data.end == 0), 0.1) == 1.0
+    assert end_weight(torch.zeros(4), torch.ones(4), 0.1) == 1.0
 
 
 def test_every_sixth_episode_is_spared_of_all_parts() -> None:

@@ -7,35 +7,32 @@ themselves, they keep count of it.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
-from torch.nn import functional as F
 
-from worldsim.evaluation.endings import Endings, choose_threshold
-from worldsim.evaluation.openloop import Segment, check_fit, cut_segments
+from worldsim.contexts import Contexts
+from worldsim.evaluation.openloop import Segment
 from worldsim.heads import Heads
-from worldsim.model import WorldModel
 from worldsim.recall import Recall, tell
 from worldsim.simulator import Simulator
-from worldsim.training.heads import check_labels, end_share, ending, spare
-from worldsim.training.rollouts import Kept, roll_out
-from worldsim.training.run import check_counts, open_data
+from worldsim.training.lesson import Lesson, end_share
+from worldsim.training.outcomes import Outcome, end_weight, learn, said, surprise
+from worldsim.training.run import check_counts
 from worldsim.types import EpisodeStore
 
 SETTINGS = ("segments", "per_episode", "context", "horizon", "batch", "seed")
 """What rollouts depend on."""
 DROP = 0.5
 """Share of features that are hidden of a whole rollout (dropout): they tell recorded episodes apart, which would be learned by heart."""
+_CUT = re.compile(r"episode seed (\d+), frame (\d+)")  # the name of a context of ``cut_segment``
 _ONCE = ("guess", "begun")  # of ``Tapes``: once a rollout
-EACH = 100
-"""Training steps after which recall is measured."""
 
 
 @dataclass(frozen=True)
@@ -93,42 +90,40 @@ def train_recall(cfg: DictConfig) -> None:
     check_counts(cfg, "segments", "per_episode", "context", "horizon", "batch", "steps", "batch_size")
     if not 0 <= cfg.unknown <= 1:
         raise ValueError(f"unknown={cfg.unknown} must be a share of rollouts between 0 and 1")
-    store, where = open_data(cfg), Path(cfg.out) / "world"
-    world = WorldModel.from_pretrained(cfg.world, device=cfg.device or "cpu")
-    check_fit(world.spec, store)
-    check_labels(world.spec, store)
-    if not world.spec.state_names:
-        raise ValueError(f"world {world.spec.name!r} tells no labelled state, so there is nothing to recall: record data with one")
-    world = world.replaced(heads=world.heads.without_recall())
-    kept = Kept(cfg, store.info.fingerprint, SETTINGS)
-    learned, spared = spare(_cut(store, cfg, split="train", limit=cfg.segments))
-    unseen = _cut(store, cfg, split="heldout", limit=max(1, cfg.segments // 5)) if store.split("heldout") else []
-    if not any(spared):
-        told = f"segments={cfg.segments} of {cfg.context + cfg.horizon} frames come from fewer than 6 training episodes of {cfg.data.path}"
-        raise ValueError(f"{told}: ask for more, record more, or set a shorter horizon")
-    count = len(learned)
-    rolled = roll_out(world, [*learned, *spared, *unseen], roll, batch=cfg.batch, kept=kept)
-    own, other = (Tapes.join(rolled[i : i + count]) for i in (0, count))
-    natural, old = end_share(store), copy.deepcopy(world.heads).cpu()
+    lesson = Lesson.open(cfg, SETTINGS, ends=1.0)
+    if not lesson.world.spec.state_names:
+        raise ValueError(f"world {lesson.world.spec.name!r} tells no labelled state, so there is nothing to recall: record data with one")
+    own, other, heldout = lesson.roll_out(roll, Tapes.join)
+    natural, old = end_share(lesson.store), copy.deepcopy(lesson.world.heads).cpu()
     heads = with_recall(old, seed=cfg.seed)
     settings = {"steps": cfg.steps, "batch_size": cfg.batch_size, "lr": cfg.lr, "unknown": cfg.unknown, "seed": cfg.seed}
     assert heads.memory is not None
     heads.memory.load_state_dict(fit(heads, own, other, natural=natural, **settings).state_dict())
-    if unseen:
-        heldout = Tapes.join(rolled[2 * count :])
+    if heldout is not None:
         for name, one in (("before", old), ("after", heads)):
-            print(f"{name}, held-out rollouts: {_said(measure(one, heldout, natural=natural))}")
-    made = _with(world, heads, cfg)
-    torch.nn.Module.to(heads, world.device)
-    ends = [
-        Endings(horizon=length) for length in (max(1, cfg.horizon // 4), cfg.horizon)
-    ]  # what keeps count must not end long ones by chance
-    threshold = choose_threshold(Simulator(made), store, *ends, context=cfg.context, seed=cfg.seed, batch=cfg.batch)
-    print(f"environments end an episode where the end probability is above {threshold:.2g}")
-    made.spec = replace(made.spec, end_threshold=threshold)
-    made.save_pretrained(where)
-    kept.forget()
-    print(f"world saved to {where}: worldsim evaluate world={where} tells what it is worth")
+            print(f"{name}, held-out rollouts: {said(measure(one, heldout, natural=natural))}")
+    taught = replace(lesson, world=lesson.world.replaced(contexts=with_states(lesson.world.contexts, lesson.store)))
+    # by stretches of both lengths: what keeps count must not end long ones by chance
+    taught.save(heads, "recall", ("steps", "batch_size", "lr", "unknown"), [cfg.horizon // 4, cfg.horizon])
+
+
+def with_states(contexts: Contexts, store: EpisodeStore) -> Contexts:
+    """Return start contexts with the recorded state of their last frames, those whose episode is in ``store``."""
+    items = list(contexts)
+    cut = [_CUT.fullmatch(item.name) for item in items]
+    wanted = {int(match[1]) for match in cut if match}
+    for i in (*store.split("heldout"), *store.split("train")):
+        if not wanted:
+            break
+        if (episode := store[i]).seed not in wanted:
+            continue
+        for place, (item, match) in enumerate(zip(items, cut, strict=True)):
+            if match and int(match[1]) == episode.seed:
+                start, stop = int(match[2]), int(match[2]) + len(item.frames)
+                if np.array_equal(episode.frames[start:stop], item.frames):  # other datasets have such seeds too
+                    items[place] = replace(item, state=episode.state[stop - 1])
+        wanted.remove(episode.seed)
+    return Contexts(tuple(items))
 
 
 def with_recall(heads: Heads, *, seed: int) -> Heads:
@@ -138,13 +133,6 @@ def with_recall(heads: Heads, *, seed: int) -> Heads:
         made = Heads(**{**heads.config, "recall": True})
     made.load_state_dict(heads.state_dict(), strict=False)
     return made.eval()
-
-
-def _cut(store: EpisodeStore, cfg: DictConfig, *, split: str, limit: int) -> list[list[Segment]]:
-    """Cut stretches at random places, and stretches of two lengths that end as their episodes do."""
-    cut: dict[str, Any] = {"split": split, "context": cfg.context, "limit": limit}
-    anywhere = cut_segments(store, horizon=cfg.horizon, per_episode=cfg.per_episode, seed=cfg.seed, **cut)
-    return [anywhere, *(ending(store, horizon=length, **cut) for length in (cfg.horizon, max(1, cfg.horizon // 4)))]
 
 
 def roll(simulator: Simulator, segments: Sequence[Segment]) -> dict[str, Tensor]:
@@ -202,42 +190,34 @@ def fit(
         seed: What rollouts are drawn from.
     """
     assert heads.memory is not None
-    generator, learner = torch.Generator().manual_seed(seed), copy.deepcopy(heads).requires_grad_(False)
-    recall: Any = learner.memory
-    recall.requires_grad_(True)
+    generator, weight = torch.Generator().manual_seed(seed), _weight(data, natural)
+    taught = copy.deepcopy(heads).requires_grad_(False)
+    recall: Any = taught.memory
     blank = measure(heads.without_recall(), spared, natural=natural)
-    best, least = copy.deepcopy(recall), float("inf")
-    optimizer = torch.optim.AdamW(recall.parameters(), lr, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
-    weight = end_weight(data, natural)
-    for step in range(1, steps + 1):
+
+    def loss() -> Tensor:
         some = data.rows(torch.randint(len(data.begun), (batch_size,), generator=generator))
         blind = torch.rand(batch_size, 1, generator=generator) < unknown
         shown = (torch.rand(batch_size, 1, data.features.shape[-1], generator=generator) >= DROP) / (1 - DROP)  # (n, 1, features)
         some = replace(some, begun=torch.where(blind, some.guess, some.begun), features=some.features * shown)
-        loss = _over(losses(learner, some, weight=weight), blank)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(recall.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % EACH == 0 or step == steps:
-            found = measure(learner, spared, natural=natural)
-            print(f"step {step}/{steps}: {_said(found)}", flush=True)
-            if (total := float(_over(found, blank))) < least:
-                best, least = copy.deepcopy(recall), total
-    return best.requires_grad_(False)
+        total: Tensor = _over(losses(taught, some, weight=weight), blank)
+        return total
+
+    best: Recall = learn(
+        recall.requires_grad_(True),
+        loss,
+        lambda: measure(taught, spared, natural=natural),
+        steps=steps,
+        lr=lr,
+        total=lambda found: float(_over(found, blank)),
+        longest=1.0,
+    )
+    return best
 
 
 def _over(found: Mapping[str, Any], blank: Mapping[str, float]) -> Any:
     """Return the sum of losses, each over what it is without recall: ends are rare, and count as much as states."""
     return sum(value / max(blank[name], 1e-6) for name, value in found.items())
-
-
-def end_weight(data: Tapes, natural: float) -> float:
-    """Return how much a step that ends counts, so that such steps have the share that they have in whole episodes."""
-    ends = float(data.ended.sum())
-    return natural / (1 - natural) * (float(data.there.sum()) - ends) / ends if ends and natural < 1 else 1.0
 
 
 def run(heads: Heads, data: Tapes) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,31 +232,17 @@ def run(heads: Heads, data: Tapes) -> tuple[Tensor, Tensor, Tensor]:
     return logits, end.squeeze(-1), state
 
 
+def _weight(data: Tapes, natural: float) -> float:
+    return end_weight(data.ended, data.there, natural)
+
+
 def losses(heads: Heads, data: Tapes, *, weight: float) -> dict[str, Tensor]:
-    """Return mean surprise of rewards and ends, in nats, and mean squared error of the standardised state; ends count ``weight`` times."""
-    logits, end, state = run(heads, data)
+    """Return the losses of ``surprise``; ends count ``weight`` times."""
     count = data.there * (1 + (weight - 1) * data.ended)  # (N, T)
-    each = {
-        "reward": -(heads.two_hot(data.reward) * logits.log_softmax(-1)).sum(-1),  # (N, T)
-        "end": F.binary_cross_entropy_with_logits(end, data.ended, reduction="none"),  # (N, T)
-        "state": (state - data.truth).square().mean(-1),  # (N, T)
-    }
-    return {name: (count * value).sum() / count.sum() for name, value in each.items()}
+    return surprise(heads, run(heads, data), Outcome(data.reward, data.ended, data.truth, count))
 
 
 @torch.no_grad()
 def measure(heads: Heads, data: Tapes, *, natural: float) -> dict[str, float]:
     """Return the ``losses`` of all rollouts, each from its recorded state."""
-    return {name: float(value) for name, value in losses(heads, data, weight=end_weight(data, natural)).items()}
-
-
-def _said(found: dict[str, float]) -> str:
-    return f"reward {found['reward']:.3f} nats, end {found['end']:.4f} nats, state {found['state']:.3f}"
-
-
-def _with(world: WorldModel, heads: Heads, cfg: DictConfig) -> WorldModel:
-    """Return the world with other heads; what was measured of it with the old ones is left out."""
-    settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    told = {key: settings[key] for key in (*SETTINGS, "steps", "batch_size", "lr", "unknown")}
-    spec = replace(world.spec, recipe={**world.spec.recipe, "recall": told}, quality={})
-    return world.replaced(heads=heads.eval(), spec=spec)
+    return {name: float(value) for name, value in losses(heads, data, weight=_weight(data, natural)).items()}
