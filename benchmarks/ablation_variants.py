@@ -132,6 +132,9 @@ VARIANTS: dict[str, Variant] = {
     "long-skips": Variant("long skips", ("model.long_skips=true",)),
     "batch-4": Variant("4 clips a step, not 8: twice the steps", ("batch_size=4",)),
     "no-heads": Variant("no reward, end and state", ("objective.reward_loss=0", "objective.end_loss=0", "objective.state_loss=0")),
-    "tokenizer-plain": Variant("latents of a tokenizer trained without equivariance", tokenizer="plain"),
+    "tokenizer-young": Variant("latents of a tokenizer of 1,200 steps", tokenizer="young"),
+    "tokenizer-8": Variant("the same, 8 channels, not 16", tokenizer="8"),
+    "tokenizer-32": Variant("the same, 32 channels", tokenizer="32"),
+    "tokenizer-plain": Variant("the same, 16, trained without equivariance", tokenizer="plain"),
 }
 """In the order in which they are run: what matters most first."""
