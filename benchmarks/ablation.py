@@ -3,7 +3,7 @@
 python benchmarks/ablation.py --data data/carracing.worldsim --tokenizer worldsim/worlds/carracing-nano/tokenizer
 
 The variants of the tokenizer need ``--tokenizer young=runs/young/tokenizer`` and so on besides, each of ``worldsim train tokenizer
-out=runs/young loop.steps=1200 loop.decay=600``, with ``tokenizer.latent_channels=8``, ``tokenizer.latent_channels=32`` or ``equivariance=0``.
+out=runs/young loop.steps=1200 loop.decay=600``; others with ``tokenizer.latent_channels=8`` or 32, or ``equivariance=0``.
 
 Every variant is trained for the same floating-point operations (``--equal steps``: for the same steps) on the same latents and judged on
 the same held-out segments. Operations are those of matrix products, convolutions and attention, forward and backward, counted on a real

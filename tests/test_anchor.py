@@ -22,8 +22,9 @@ from worldsim.heads import Heads
 from worldsim.model import WorldModel
 from worldsim.simulator import Simulator, State
 from worldsim.snapshot import Snapshot, from_bytes, to_bytes
-from worldsim.training.dynamics_task import DynamicsLoss, DynamicsTask, Objective
+from worldsim.training.dynamics_task import DynamicsLoss, DynamicsTask
 from worldsim.training.faded import FARTHEST, draw_fading, fade
+from worldsim.training.objective import Objective
 from worldsim.windows import push_history, stack_history
 
 SHAPE, FRAMES = (2, 4, 4), 5

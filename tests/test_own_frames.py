@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldsim.clips import LatentEpisodes
 from worldsim.training.critic import Critic, critic_losses
-from worldsim.training.dynamics_task import Objective
+from worldsim.training.objective import Objective
 from worldsim.training.own_frames import OwnFrames
 
 FRAMES, SKIP, AHEAD = 6, 2, 3

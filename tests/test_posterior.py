@@ -14,7 +14,8 @@ from worldsim.clips import LatentEpisodes
 from worldsim.conditioning import Vocabulary
 from worldsim.dit import VideoDiT
 from worldsim.heads import Heads
-from worldsim.training.dynamics_task import Draw, DynamicsLoss, DynamicsTask, Objective
+from worldsim.training.dynamics_task import Draw, DynamicsLoss, DynamicsTask
+from worldsim.training.objective import Objective
 from worldsim.training.posterior import CHANGE, PRICE, Posterior
 
 SHAPE = (2, 4, 4)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from worldsim.config import ConfigError, compose
 from worldsim.diffusion import ramp_weight, velocity_weight
-from worldsim.training.dynamics_task import Objective
 from worldsim.training.loop import LoopConfig, Trainer
+from worldsim.training.objective import Objective
 from worldsim.training.optimizers import MuonAdamW, build_optimizer, hidden_matrices, parameter_groups
 from worldsim.windows import training_mask
 

@@ -18,8 +18,8 @@ from test_recipe import ToyTask, same, weights
 from worldsim.config import compose
 from worldsim.episode import Conditioning, Episode
 from worldsim.evaluation.openloop import cut_segments
-from worldsim.training.dynamics_task import Objective
 from worldsim.training.loop import Trainer
+from worldsim.training.objective import Objective
 from worldsim.types import EpisodeStore
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

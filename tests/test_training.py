@@ -25,8 +25,9 @@ from worldsim.model import WorldModel
 from worldsim.simulator import Simulator
 from worldsim.tokenizer import FrameAutoencoder
 from worldsim.training.build import WorldBuilder
-from worldsim.training.dynamics_task import DynamicsLoss, Objective
+from worldsim.training.dynamics_task import DynamicsLoss
 from worldsim.training.loop import LoopConfig, Trainer, step_generator
+from worldsim.training.objective import Objective
 from worldsim.training.state import find_state, load_state
 from worldsim.training.tokenizer_task import TokenizerTask, draw_motion, interior, move
 from worldsim.types import StoreInfo

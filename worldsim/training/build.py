@@ -30,7 +30,8 @@ from worldsim.spec import Sampling, WorldSpec
 from worldsim.targets import ConfigError, instantiate_allowed
 from worldsim.text_encoder import fit_encoding
 from worldsim.tokenizer import FrameAutoencoder
-from worldsim.training.dynamics_task import DynamicsLoss, DynamicsTask, Objective
+from worldsim.training.dynamics_task import DynamicsLoss, DynamicsTask
+from worldsim.training.objective import Objective
 from worldsim.types import EpisodeStore
 
 _EMBED, _CONDITION = "embed.weight", "condition_embed.weight"

@@ -7,7 +7,6 @@ rollout uses, in one forward.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,105 +18,22 @@ from torch.nn import functional as F
 from worldsim.clips import Clip, LatentEpisodes
 from worldsim.conditioning import Vocabulary
 from worldsim.devices import draw_noise, send
-from worldsim.diffusion import SMALLEST_SHORTCUT, corrupt, draw_context_levels, draw_target_levels, ramp_weight, velocity_weight
+from worldsim.diffusion import SMALLEST_SHORTCUT, corrupt, draw_context_levels, draw_target_levels, ramp_weight
 from worldsim.dit import FrameInputs, FrameOutputs, VideoDiT
 from worldsim.heads import Heads
 from worldsim.training.critic import Critic, critic_losses
 from worldsim.training.faded import draw_fading, fade
+from worldsim.training.objective import Objective, by_ratio
 from worldsim.training.own_frames import OwnFrames
 from worldsim.training.posterior import PRICE, Posterior
+from worldsim.training.unrolled import unroll
 from worldsim.windows import shift_levels, stack_history, training_mask
 
 CRITIC_SHARE = 0.01
 """Weight of the critic's own loss: small, for gradients of all are clipped together, and Adam does not mind."""
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What the dynamics are trained for.
-
-    Attributes:
-        forcing: Share of clips whose context frames have independent levels (diffusion forcing).
-        lowest_context: Lowest context level of the other clips.
-        from_noise: Share of target frames that start from pure noise.
-        weight_floor: Weight of the loss at pure noise, relative to 1 at clean.
-        skip: First frames of a clip that are context only.
-        action_drop: Share of frames whose action is hidden.
-        condition_drop: Share of tags, words and numbers that is hidden.
-        condition_drop_all: Share of clips that are told nothing, beside those where that falls together; guidance needs some.
-        context_loss: Weight of the context stream's own denoising.
-        pixel_loss: Weight of the squared error of decoded frames, in [-1, 1]. In latents a blurred texture costs more than a road
-            of the wrong colour; in pixels it is the other way round.
-        pixel_frames: Frames of each clip that are decoded for it.
-        latent_floor: Above 0, a frame's squared error e in latents counts as ``floor * log(1 + e / floor)``: what is far above the floor
-            counts by its ratio, as in PSNR, so that a still or faint scene, whose errors are small, is not given up for a lively one.
-        pixel_floor: The same for the squared error in pixels.
-        reward_loss: Weight of the reward head.
-        end_loss: Weight of the continue head.
-        state_loss: Weight of the state head.
-        shortcut: Share of clips trained to take larger sampling steps, from step ``shortcut_from``.
-        shortcut_from: Optimiser step at which that begins.
-        self_context: Share of clips whose context is the model's own estimate, from step ``self_from``.
-        self_from: Optimiser step at which that begins.
-        self_rounds: Rounds of such estimates, each built on the one before: the k-th frame after the first ones is then up to k
-            imagined frames away from a real one.
-        self_depth: Frames that such context may be away from a real one. Above ``self_rounds``, clips of the share go on where those of
-            the step before ended, looking back at the network's own last frames. A run that was killed begins such clips anew, so it
-            does not equal one that never was.
-        fading: Share of clips with real context whose context is faded, or in wrong colours, as after a long rollout; what frames should
-            be like is then told by an anchor (``model.anchor``) alone; see ``worldsim.training.faded``.
-        critic: Weight of the opinions of a critic of decoded frames, which is trained beside; see ``worldsim.training.critic``.
-        nats: Above 0, frames are made of noise that tells so many nats, on average, of what cannot be foreseen, and rollouts choose one of
-            many futures by it instead of their mean; see ``worldsim.training.posterior``. What draws that noise stays with the training
-            state: training that goes on from a world begins with another.
-        sink: First frames of a clip that all others see whatever the window, for rollouts with attention sinks.
-        loss_space: What squared errors of latents are taken of: ``clean`` latents, or ``velocity``, which weighs them by
-            ``1 / (1 - level) ** 2``, at most 100 (Dreamer 4, Hafner et al. 2025, table 2, has both). At pure noise the two are the same.
-    """
-
-    forcing: float = 0.5
-    lowest_context: float = 0.6
-    from_noise: float = 0.3
-    weight_floor: float = 1.0
-    skip: int = 2
-    action_drop: float = 0.1
-    condition_drop: float = 0.15
-    condition_drop_all: float = 0.0
-    context_loss: float = 0.5
-    pixel_loss: float = 0.0
-    pixel_frames: int = 2
-    latent_floor: float = 0.0
-    pixel_floor: float = 0.0
-    reward_loss: float = 0.05
-    end_loss: float = 0.05
-    state_loss: float = 0.1
-    shortcut: float = 0.0
-    shortcut_from: int = 0
-    self_context: float = 0.0
-    self_from: int = 0
-    self_rounds: int = 3
-    self_depth: int = 0
-    fading: float = 0.0
-    critic: float = 0.0
-    nats: float = 0.0
-    sink: int = 0
-    loss_space: str = "clean"
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained for."""
-        if self.critic and not self.pixel_loss:
-            raise ValueError(f"objective.critic={self.critic} looks at decoded frames: set objective.pixel_loss above 0")
-        if not 0 <= self.fading <= 1:
-            raise ValueError(f"objective.fading={self.fading} must be a share of clips between 0 and 1")
-        if not 0 <= self.nats < math.inf:
-            raise ValueError(f"objective.nats={self.nats} must be 0, which turns it off, or more")
-        if self.loss_space not in ("clean", "velocity"):
-            raise ValueError(f"objective.loss_space={self.loss_space!r} is unknown: use clean or velocity")
-
-    def weight(self, level: Tensor) -> Tensor:
-        """Weight of the squared error in clean latents at each signal level; the shape stays."""
-        weight = ramp_weight(level, self.weight_floor)
-        return weight if self.loss_space == "clean" else weight * velocity_weight(level, cap=100.0)
+_OF_ROWS = ("context_level", "context_noise", "level", "step", "noise", "looked", "fading")  # of ``Draw``: a row each
 
 
 @dataclass(frozen=True)
@@ -155,13 +71,27 @@ class Draw:
     def rows(self, pick: slice) -> Draw:
         """Return the same draw for some rows."""
         clip = Clip(*(value[pick] for value in vars(self.clip).values()))
-        tensors = {name: getattr(self, name)[pick] for name in ("context_level", "context_noise", "level", "step", "noise", "looked")}
+        tensors = {name: getattr(self, name)[pick] for name in _OF_ROWS}
         return replace(self, clip=clip, **tensors)
 
 
-def by_ratio(error: Tensor, floor: float) -> Tensor:
-    """Return ``floor * log(1 + error / floor)``, or the error itself at floor 0: linear below the floor, logarithmic above."""
-    return floor * torch.log1p(error / floor) if floor else error
+@dataclass(frozen=True)
+class Imagined:
+    """What a draw was made into.
+
+    Attributes:
+        targets: Estimates of the target frames ``(B, F - skip, C, h, w)``.
+        context: Estimates of the context frames ``(b, F, C, h, w)`` of the first rows, those that were made at once.
+        hidden: Last tokens of the context ``(B, F, N, D)``.
+        truth: What the targets are to be, as they.
+        nats: What the noise of the first rows tells, ``(b, F - skip)``.
+    """
+
+    targets: Tensor
+    context: Tensor
+    hidden: Tensor
+    truth: Tensor
+    nats: Tensor
 
 
 class DynamicsLoss(nn.Module):
@@ -251,6 +181,37 @@ class DynamicsLoss(nn.Module):
 
     def forward(self, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its parts."""
+        o, made = self.objective, self.imagine(draw)
+        error = (made.targets.float() - made.truth).square().mean((2, 3, 4))  # (B, F - skip)
+        rows = len(made.context)
+        own = (made.context.float() - draw.clip.latents[:rows]).square().mean((2, 3, 4))  # (b, F)
+        target_loss = (o.weight(draw.level) * by_ratio(error, o.latent_floor)).mean()
+        context_loss = (o.weight(draw.context_level[:rows]) * own).mean()
+        loss, logs = self._head_loss(made.hidden, draw.clip)
+        logs = {"target": target_loss.detach(), "context": context_loss.detach(), **logs}
+        if o.pixel_loss:
+            pixels, more = self._frame_losses(made.targets, made.truth, draw)
+            loss, logs = loss + pixels, {**logs, **more}
+        if self.posterior is not None:
+            told = made.nats.mean()
+            loss, logs = loss + PRICE * F.relu(told - o.nats), {**logs, "nats": told.detach()}
+        fresh = draw.level[draw.shortcuts :] == 0
+        logs["from_noise"] = (error[draw.shortcuts :] * fresh).sum().detach() / fresh.sum().clamp(min=1)
+        return target_loss + o.context_loss * context_loss + loss, logs
+
+    def imagine(self, draw: Draw) -> Imagined:
+        """Make the target frames of a draw, those of its last rows one after another if that is asked for."""
+        if not (self.objective.unrolled and draw.self_rows):
+            return self._at_once(draw)
+        count = len(draw.clip.latents) - draw.self_rows
+        first = self._at_once(replace(draw.rows(slice(0, count)), self_rows=0))
+        part = draw.rows(slice(count, None))
+        targets, hidden = unroll(self.dynamics, part.clip, draw.begun, part.noise, through=self.objective.unrolled)
+        self.own = torch.cat((draw.begun, targets.detach()), dim=1)  # (self_rows, F, C, h, w)
+        truth = torch.cat((first.truth, part.clip.latents[:, self.objective.skip :]))
+        return replace(first, targets=torch.cat((first.targets, targets)), hidden=torch.cat((first.hidden, hidden)), truth=truth)
+
+    def _at_once(self, draw: Draw) -> Imagined:
         o, clip, f = self.objective, draw.clip, draw.clip.latents.shape[1]
         context = self.own_context(draw) if draw.self_rows else clip.latents
         context = fade(context, draw.fading) if o.fading else context  # (B, F, C, h, w)
@@ -260,23 +221,7 @@ class DynamicsLoss(nn.Module):
         if draw.shortcuts:
             truth = torch.cat((self.shortcut_target(draw, context, noisy), truth[draw.shortcuts :]))
         out = self.streams(draw, context, noisy)
-        error = (out.latents[:, f:].float() - truth).square().mean((2, 3, 4))  # (B, F - skip)
-        own = (out.latents[:, :f].float() - clip.latents).square().mean((2, 3, 4))  # (B, F)
-        target_loss, context_loss = (
-            (o.weight(draw.level) * by_ratio(error, o.latent_floor)).mean(),
-            (o.weight(draw.context_level) * own).mean(),
-        )
-        loss, logs = self._head_loss(out.hidden[:, :f], clip)
-        logs = {"target": target_loss.detach(), "context": context_loss.detach(), **logs}
-        fresh = draw.level[draw.shortcuts :] == 0
-        if o.pixel_loss:
-            pixels, more = self._frame_losses(out.latents[:, f:], truth, draw)
-            loss, logs = loss + pixels, {**logs, **more}
-        if self.posterior is not None:
-            told = nats.mean()
-            loss, logs = loss + PRICE * F.relu(told - o.nats), {**logs, "nats": told.detach()}
-        logs["from_noise"] = (error[draw.shortcuts :] * fresh).sum().detach() / fresh.sum().clamp(min=1)
-        return target_loss + o.context_loss * context_loss + loss, logs
+        return Imagined(out.latents[:, f:], out.latents[:, :f], out.hidden[:, :f], truth, nats)
 
     def _frame_losses(self, made: Tensor, truth: Tensor, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the frames looked at, decoded from estimates and from truth, both ``(B, F - skip, C, h, w)``: squared error, critic."""
@@ -343,7 +288,13 @@ class DynamicsTask:
         self.frames_per_step = batch_size * clip
         o = loss.objective
         anchored = bool(loss.dynamics.config.anchor)
-        self.own = OwnFrames(episodes, skip=o.skip, ahead=min(o.self_rounds, clip - o.skip), depth=o.self_depth, anchored=anchored)
+        self.own = OwnFrames(
+            episodes,
+            skip=o.skip,
+            ahead=clip - o.skip if o.unrolled else min(o.self_rounds, clip - o.skip),
+            depth=o.self_depth,
+            anchored=anchored,
+        )
 
     def batch(self, step: int, generator: torch.Generator, device: torch.device) -> Draw:
         """Draw everything that is random in one step."""
@@ -355,6 +306,8 @@ class DynamicsTask:
         condition = self.vocabulary.drop(clip.condition, generator, rate=o.condition_drop, whole=o.condition_drop_all)
         clip = replace(clip, known=clip.known & shown, condition=condition)
         level, sizes, shortcuts = self._target_levels(step, (b, f - o.skip), generator)
+        if o.unrolled:
+            level[b - self_rows :] = 0
         fading = draw_fading(b, generator, share=o.fading) if o.fading else torch.zeros(b, 2)
         fading[b - self_rows :] = 0
         judged = (b * o.pixel_frames * bool(o.critic), 3, *self.frame_size)
